@@ -1,0 +1,49 @@
+"""The command line: a command a file, each of which parses, makes one call and prints.
+
+Exit codes: 0 all done; 1 a run failed (recorded; the others finished); 2 the input was wrong and nothing was started;
+130 interrupted. Nothing heavy is imported here: `segbench --help` must answer at once.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from segbench import __version__
+from segbench.cli import clean, datasets, models, profile, report, run
+from segbench.errors import SegbenchError
+
+app = typer.Typer(
+    name="segbench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train, score and profile segmentation models from one YAML suite, and compare them with the papers.\n\n"
+    "Start with `segbench run suites/quickstart.yaml`: synthetic data, no GPU, a table in under three minutes.",
+)
+for command in (run, report, profile, models, datasets, clean):
+    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+def main() -> None:
+    """The console script: a user's mistake is one line on the error stream and exit code 2."""
+    try:
+        app()
+    except SegbenchError as error:
+        typer.echo(f"segbench: {error}", err=True)
+        sys.exit(2)

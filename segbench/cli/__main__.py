@@ -1,0 +1,5 @@
+"""`python -m segbench.cli` is `segbench`."""
+
+from segbench.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""`segbench run --dry-run`: the plan, what of it is done, and what the rest would cost. No torch."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from segbench.data import open_splits
+from segbench.data.dataset import Dataset
+from segbench.errors import DataError
+from segbench.store.files import Results, Work
+from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+from segbench.suite.schema import Suite
+
+
+def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: Path | None) -> None:
+    """Every run with its stages, and an estimate of what is left to do."""
+    console = Console()
+    datasets: dict[str, Dataset] = {}
+    try:
+        datasets = open_splits(runs[0].data, needed_splits(runs), data)
+    except DataError as error:
+        console.print(f"The data is not here, so nothing is known to be done: {error}", style="yellow", soft_wrap=True)
+    digests = {split: dataset.digest() for split, dataset in datasets.items()}
+    known = bool(digests) or runs[0].data is None
+    table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
+    images = 0
+    for run in runs:
+        keys = resolve_keys(run, digests, file_digest(run.weights)) if known else None
+        record = Results(results).find(run.suite, keys.record) if keys else None
+        finished = record is not None and record.status == "done"
+        train, left = training_words(run, keys, Work(work), finished)
+        images += left
+        table.add_row(run.name, train, scoring_words(run, keys, Work(work), finished), profile_words(run, finished))
+    console.print(table)
+    console.print(f"To train: {images:,} images in all. {scoring_load(runs, datasets)}{speed_words(runs, results)}")
+
+
+def training_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> tuple[str, int]:
+    """What the training is, and how many images it still has to see."""
+    if not run.recipe:
+        return "nothing to train", 0
+    recipe = run.recipe
+    if finished or (keys and work.facts("train", keys.train)):
+        return "done", 0
+    begun = keys and keys.train and (work.place("train", keys.train) / "resume.safetensors").exists()
+    words = f"{'goes on, of ' if begun else ''}{recipe.iterations} iterations of {recipe.batch_size}"
+    return words, recipe.iterations * recipe.batch_size
+
+
+def scoring_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> str:
+    """Each checkpoint with what is known of it."""
+    if not run.checkpoints:
+        return "nothing to score"
+    done = {at for at in run.checkpoints if finished or (keys and work.facts("evaluate", keys.evaluate[at]))}
+    return ", ".join(f"{at} (done)" if at in done else at for at in run.checkpoints)
+
+
+def profile_words(run: Run, finished: bool) -> str:
+    if not run.profile:
+        return "no"
+    return "done" if finished else f"at {run.profile.res[0]}x{run.profile.res[1]}"
+
+
+def scoring_load(runs: list[Run], datasets: dict[str, Dataset]) -> str:
+    if "test" not in datasets:
+        return ""
+    return f"To score: {len(datasets['test']):,} images a checkpoint. "
+
+
+def speed_words(runs: list[Run], results: Path) -> str:
+    """Hours by earlier records of the same models and recipes' batch, where there are some; no guess otherwise."""
+    from segbench.store.files import record_folders
+    from segbench.store.record import read_record
+
+    rates: dict[str, float] = {}
+    if results.is_dir() and any(results.glob("**/record.json")):
+        for folder in record_folders(results):
+            record = read_record(folder)
+            if record.training and record.run["suite"] == runs[0].suite:
+                rates[record.run["label"]] = record.training["seconds"] / record.training["iteration"]
+    estimates = [rates[r.label] * r.recipe.iterations for r in runs if r.recipe and r.label in rates]
+    if not estimates:
+        return "No earlier record of this suite says how long that takes."
+    return (
+        f"By {len(rates)} earlier records on their own machines, training {len(estimates)} of the {len(runs)} runs "
+        f"takes {sum(estimates) / 3600:.2f} h."
+    )

@@ -1,0 +1,38 @@
+"""`segbench report`: the table of a results folder."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """Layouts of a table."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Results folders, such as results/quickstart.")],
+    format: Annotated[Format, typer.Option(help="Layout of the table.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+) -> None:
+    """Compare the runs of one or more results folders: accuracy, size, time and memory, with what they mean."""
+    from rich.console import Console
+
+    from segbench.report import render, tables
+    from segbench.store.files import write_text
+
+    table = tables.summary(tables.read(results))
+    if format is Format.terminal and output is None:
+        Console().print(render.terminal(table))
+        return
+    layout = {Format.markdown: render.markdown, Format.csv: render.comma_separated, Format.terminal: render.plain}
+    text = layout[format](table)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)

@@ -1,0 +1,58 @@
+"""`segbench run`: a suite from YAML to a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segbench.cli.options import Data, Device, ResultsDir, WorkDir
+
+
+def run(
+    suite: Annotated[Path, typer.Argument(help="A suite, such as suites/quickstart.yaml.", show_default=False)],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Only the models of this name or label; may be repeated.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in recipe.iterations=200; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
+    device: Device = "auto",
+    results: ResultsDir = Path("results"),
+    work: WorkDir = Path(".segbench"),
+    data: Data = None,
+) -> None:
+    """Train, score and profile every run of SUITE that has no record yet, then print the table.
+
+    Every image and every setting is checked before the start. Ctrl-C is safe: the same command goes on from where it
+    was, and what is finished is not done again. Exit code 1 says that a run failed; its record says why.
+    """
+    from segbench.suite.load import load
+    from segbench.suite.plan import select
+
+    described, runs = load(suite, set_ or [])
+    runs = select(runs, only or [])
+    if dry_run:
+        from segbench.cli.dry_run import print_plan
+
+        print_plan(described, runs, results, work, data)
+        return
+
+    from segbench.cli.progress import follow
+    from segbench.engine.device import resolve_device
+    from segbench.preparation import prepare
+    from segbench.store.files import Results, Work
+
+    target = resolve_device(device)
+    prepared = prepare(runs, target, data)
+    complete = follow(prepared, Work(work), Results(results))
+
+    from rich.console import Console
+
+    from segbench.report import render, tables
+
+    kept = [k for k in tables.read([results / described.name]) if k.record.id in {key.record for key in prepared.keys}]
+    Console().print(render.terminal(tables.summary(kept)))
+    if not complete:
+        raise typer.Exit(1)

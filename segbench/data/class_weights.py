@@ -1,0 +1,77 @@
+"""Class weights of the loss: natural (all 1) and median frequency.
+
+Eigen & Fergus, ICCV 2015, as Badrinarayanan, Kendall & Cipolla use it: weight(c) = median of freq /
+freq(c), where freq(c) is the number of pixels of c divided by the number of pixels of the images in which c occurs.
+Conventions:
+
+- The pixels of an image include its void pixels. Void itself is no class and has no part in the median.
+- The median is over the classes that occur. A class that occurs nowhere has freq 0/0 and gets weight 0: no pixel of the
+  split would ever use its weight, and an infinite one would turn 0 x inf into NaN in the loss.
+- Pixels are counted at the dataset's size.
+
+The weights printed in SegNet's training files differ (SignSymbol by 2.7 times) and no recipe is known that yields them.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from segbench.data.dataset import Dataset
+from segbench.errors import SettingError
+from segbench.registry import did_you_mean
+
+ClassWeights = Literal["natural", "median-frequency"]
+
+
+class ClassCounts(NamedTuple):
+    """Pixels of each class, pixels of the images in which it occurs (void included), void pixels, and images."""
+
+    pixels: Int64[np.ndarray, "classes"]
+    image_pixels: Int64[np.ndarray, "classes"]
+    void_pixels: int
+    images: int
+
+    def plus(self, other: "ClassCounts") -> "ClassCounts":
+        return ClassCounts(
+            self.pixels + other.pixels,
+            self.image_pixels + other.image_pixels,
+            self.void_pixels + other.void_pixels,
+            self.images + other.images,
+        )
+
+
+def no_counts(num_classes: int) -> ClassCounts:
+    """The counts of no image."""
+    return ClassCounts(np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64), 0, 0)
+
+
+def count(labels: UInt8[np.ndarray, "h w"], num_classes: int) -> ClassCounts:
+    """The counts of one image; labels hold 0..num_classes, the last being void."""
+    pixels = np.bincount(labels.ravel(), minlength=num_classes + 1).astype(np.int64)
+    assert pixels.size == num_classes + 1, "labels beyond void"
+    present = pixels[:-1] > 0
+    return ClassCounts(pixels[:-1], present * np.int64(labels.size), int(pixels[-1]), 1)
+
+
+def class_counts(dataset: Dataset) -> ClassCounts:
+    """The counts of a split, reading every sample; `preflight.survey` has them from its own pass."""
+    total = no_counts(len(dataset.classes))
+    for sample in dataset:
+        total = total.plus(count(sample.labels, len(dataset.classes)))
+    return total
+
+
+def class_weights(name: str, counts: ClassCounts) -> Float64[np.ndarray, "classes"]:
+    """One weight a class, in their order; raises `SettingError` for a name that is none of `ClassWeights`."""
+    known = get_args(ClassWeights)
+    if name not in known:
+        raise SettingError(f'unknown class weights "{name}"{did_you_mean(name, known)} (known: {", ".join(known)})')
+    if name == "natural":
+        return np.ones(counts.pixels.size)
+    weights = np.zeros(counts.pixels.size)
+    present = counts.pixels > 0
+    if present.any():
+        frequency = counts.pixels[present] / counts.image_pixels[present]
+        weights[present] = np.median(frequency) / frequency
+    return weights

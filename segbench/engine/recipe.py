@@ -1,0 +1,60 @@
+"""How a network is trained. No torch here: a recipe is read, merged and hashed before anything heavy is imported.
+
+The defaults are those that the SegNet paper's benchmark shares among its networks (Badrinarayanan et al.,
+arXiv:1511.00561, section 4): SGD with momentum 0.9 at a fixed rate. Weight decay 5e-4 stands in every solver file
+that was released, and in none of the paper's sentences.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from segbench.spec import Spec
+
+TRAIN_VERSION = 1
+"""Part of every training's key: raised when a change of the engine changes what is trained."""
+
+
+class Sgd(Spec):
+    """v = momentum * v + grad + weight_decay * w;  w = w - lr * v, as torch.optim.SGD has it.
+
+    Caffe multiplies by the rate before the momentum; with a fixed rate the two are the same.
+    """
+
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+
+
+class AdamW(Spec):
+    """torch.optim.AdamW, for modern networks (Loshchilov & Hutter, arXiv:1711.05101)."""
+
+    name: Literal["adamw"]
+    lr: PositiveFloat
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-2
+
+
+class Recipe(Spec):
+    """One training. Images are shuffled anew each epoch; the last short batch is filled from the next epoch, as
+    Caffe's data layer does; the loss is the sum of weighted cross-entropies over the number of valid pixels, as in
+    caffe-segnet's `softmax_loss_layer`."""
+
+    optimizer: Annotated[Sgd | AdamW, Field(discriminator="name")]
+    batch_size: PositiveInt
+    iterations: PositiveInt
+    class_weights: Literal["natural", "median-frequency"] = "natural"
+    select_by: Literal["global_accuracy", "mean_iou"] = "global_accuracy"
+    validate_every: PositiveInt | None = None
+    multipliers: Literal["model", "none"] = "model"
+    """`model`: the learning-rate and decay multipliers of the released files; `none`: one rate for every weight."""
+
+    @model_validator(mode="after")
+    def _validates_in_time(self) -> "Recipe":
+        if self.validate_every and self.validate_every > self.iterations:
+            raise ValueError(
+                f"validate_every ({self.validate_every}) is more than iterations ({self.iterations}): "
+                "no checkpoint would ever be selected; lower validate_every"
+            )
+        return self

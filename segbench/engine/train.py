@@ -1,0 +1,185 @@
+"""Training as a generator: it yields each step and each validation, and can be left and taken up at any of them.
+
+Weighted cross-entropy summed over the batch and divided by the number of valid pixels, as caffe-segnet's
+`SoftmaxWithLoss` does with `normalize: true` (not by the sum of the weights, as torch's weighted mean does).
+Images come in a new order each epoch, and a batch may reach over the end of one into the next (Caffe's data layer).
+"""
+
+import math
+import time
+from collections.abc import Collection, Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from segbench.data.batches import Batch, Frames
+from segbench.engine import checkpoint
+from segbench.engine.checkpoint import Progress
+from segbench.engine.predict import predict
+from segbench.engine.recipe import Recipe, Sgd
+from segbench.metrics import confusion as region
+
+SAVE_EVERY_S = 60.0
+"""A training that is killed loses at most about this much; one that is interrupted between steps loses nothing."""
+
+
+class TrainingError(Exception):
+    """A training that cannot go on, for a reason in its numbers."""
+
+
+class Step(NamedTuple):
+    """One update: `iteration` counts from 1; `seconds` is what it took, data included."""
+
+    iteration: int
+    loss: float
+    seconds: float
+    images_per_s: float
+
+
+class Validation(NamedTuple):
+    """A score on the validation split; `best` when no earlier one was higher."""
+
+    iteration: int
+    score: float
+    best: bool
+
+
+def image_order(count: int, seed: int, first: int, length: int) -> list[int]:
+    """Images first..first+length of the endless stream of shuffled epochs: a function of the seed alone."""
+    order: list[int] = []
+    for epoch in range(first // count, (first + length - 1) // count + 1):
+        generator = torch.Generator().manual_seed((seed << 32) + epoch)
+        order += torch.randperm(count, generator=generator).tolist()
+    start = first % count
+    return order[start : start + length]
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "n k h w"], labels: UInt8[Tensor, "n h w"], class_weights: Float[Tensor, " k"] | None
+) -> Float[Tensor, ""]:
+    """Sum of w[y] * -log p[y] over the valid pixels, divided by their number. Void is K."""
+    void = logits.shape[1]
+    total = F.cross_entropy(logits.float(), labels.long(), class_weights, ignore_index=void, reduction="sum")
+    return total / (labels != void).sum().clamp(min=1)
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the model's parameter groups, multipliers applied."""
+    spec = recipe.optimizer
+    given = getattr(model, "parameter_groups", None) if recipe.multipliers == "model" else None
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    alike: dict[str, Any] = {"params": trainable, "lr_multiplier": 1.0, "decay_multiplier": 1.0}
+    groups: list[dict[str, Any]] = given() if given else [alike]
+    scaled = [
+        {
+            "params": group["params"],
+            "lr": spec.lr * group["lr_multiplier"],
+            "weight_decay": spec.weight_decay * group["decay_multiplier"],
+        }
+        for group in groups
+    ]
+    if isinstance(spec, Sgd):
+        return torch.optim.SGD(scaled, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(scaled, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, weights: Float[Tensor, " k"] | None
+) -> float:
+    """One step; the loss before it."""
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    loss = segmentation_loss(model(model.input(batch.images)), batch.labels, weights)  # type: ignore[operator]
+    loss.backward()
+    optimizer.step()
+    return float(loss.item())
+
+
+def validate(model: nn.Module, frames: Frames, num_classes: int, measure: str, device: torch.device) -> float:
+    """The selection score of the validation split, a fraction."""
+    total = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for _, truth, prediction in predict(model, frames, device):
+        total += region.confusion(truth, prediction, num_classes)
+    score = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_iou}[measure](total)
+    return float(score)
+
+
+def train(
+    model: nn.Module,
+    frames: Frames,
+    recipe: Recipe,
+    num_classes: int,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    *,
+    class_weights: Float[Tensor, " k"] | None = None,
+    validation: Frames | None = None,
+    keep: Collection[int] = (),
+) -> Generator[Step | Validation, None, Progress]:
+    """Train `model` in place; keeps `<iteration>.safetensors`, `best.safetensors` and `resume.safetensors` in folder.
+
+    `class_weights` [K]; `keep`: iterations whose weights are kept beside the last. When `folder` holds an interrupted
+    training, goes on from there. Raises `TrainingError` when the loss is not finite.
+    """
+    model.to(device)
+    weights = None if class_weights is None else class_weights.to(device)
+    optimizer = make_optimizer(model, recipe)
+    resume = folder / "resume.safetensors"
+    progress = checkpoint.load_state(resume, model, optimizer) if resume.exists() else Progress()
+    saved = time.monotonic()
+    try:
+        while progress.iteration < recipe.iterations:
+            began = time.perf_counter()
+            indices = image_order(len(frames), seed, progress.iteration * recipe.batch_size, recipe.batch_size)
+            loss = update(model, optimizer, frames.batch(indices, device), weights)
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at iteration {progress.iteration + 1}; lower optimizer.lr")
+            elapsed = time.perf_counter() - began
+            progress.iteration += 1
+            progress.losses.append(loss)
+            events: list[Step | Validation] = [Step(progress.iteration, loss, elapsed, recipe.batch_size / elapsed)]
+            if validation is not None and is_due(progress.iteration, recipe):
+                events.append(select(model, validation, recipe, num_classes, folder, device, progress))
+            progress.seconds += time.perf_counter() - began
+            if progress.iteration in keep or progress.iteration == recipe.iterations:
+                checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
+            if time.monotonic() - saved > SAVE_EVERY_S or progress.iteration == recipe.iterations:
+                checkpoint.save_state(resume, model, optimizer, progress)
+                saved = time.monotonic()
+            yield from events
+    except GeneratorExit:
+        # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
+        checkpoint.save_state(resume, model, optimizer, progress)
+        raise
+    return progress
+
+
+def is_due(iteration: int, recipe: Recipe) -> bool:
+    """Validation falls on every multiple of `validate_every` and on the last iteration."""
+    every = recipe.validate_every
+    return every is not None and (iteration % every == 0 or iteration == recipe.iterations)
+
+
+def select(
+    model: nn.Module,
+    frames: Frames,
+    recipe: Recipe,
+    num_classes: int,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+) -> Validation:
+    """Score the validation split; the first of equal scores stays the best."""
+    score = validate(model, frames, num_classes, recipe.select_by, device)
+    best = all(score > earlier for _, earlier in progress.validations)
+    progress.validations.append((progress.iteration, score))
+    if best:
+        progress.selected = progress.iteration
+        checkpoint.save_weights(folder / "best.safetensors", model, progress.iteration)
+    return Validation(progress.iteration, score, best)

@@ -1,0 +1,46 @@
+"""What a network is fed: the step from a camera's 8 bits to the numbers that its paper trained on.
+
+The order of the steps: channels are put in the network's order, multiplied by `scale`, then (x - mean) / std, then
+local response normalisation. Mean and std are in the network's channel order and after `scale`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+# Caffe's LRN layer as the released SegNet-Basic sets it: across channels, window 5, k = 1.
+LRN_WINDOW, LRN_ALPHA, LRN_BETA = 5, 1e-4, 0.75
+
+
+@dataclass(frozen=True)
+class Input:
+    """How uint8 RGB becomes a network's input; the default is raw RGB, 0..255.
+
+    `lrn` is the local response normalisation on the image itself, of SegNet-Basic: y = x / (1 + 1e-4/5 sum x²)^0.75.
+    """
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    lrn: bool = False
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """float32 on the images' device."""
+        channels = images.flip(1) if self.order == "bgr" else images
+        values = channels.to(torch.float32) * self.scale
+        values = (values - values.new_tensor(self.mean).view(3, 1, 1)) / values.new_tensor(self.std).view(3, 1, 1)
+        return local_response_normalised(values) if self.lrn else values
+
+
+def local_response_normalised(values: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Caffe's LRN across three channels: a window of ±2 sees all three, so they share one denominator."""
+    energy = values.square().sum(dim=1, keepdim=True)
+    return values / (1 + LRN_ALPHA / LRN_WINDOW * energy) ** LRN_BETA
+
+
+RAW_BGR = Input(order="bgr")
+IMAGENET = Input(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

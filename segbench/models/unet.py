@@ -1,0 +1,102 @@
+"""U-Net: every step down is undone by an up-convolution that is joined with the map it left behind.
+
+Ronneberger, Fischer & Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
+arXiv:1505.04597. Two 3x3 convolutions with ReLU a level, 64 to 1024 channels; up-convolutions are 2x2 with stride 2 and
+halve the channels; the joined map is [upsampled, skip], so that weights of the release keep their order. Dropout
+follows the last convolution of the 512-channel level (so its skip drops as well) and of the 1024-channel level.
+
+`padding="valid"` is the paper's network: convolutions shrink the map by 184 pixels in all, so the image is extended by
+mirroring (the paper's overlap-tile), to the smallest size 16k + 60 whose output covers it, and the output is cropped.
+`padding="same"`, the default, pads each convolution with zeros: any size fits, at about three quarters of the work.
+
+Input: RGB, 0 to 1. The paper's images are single-channel and its scaling is not stated.
+
+Departures: three input channels; the zero padding of "same", where poolings round up and the upsampled map is cropped
+to its skip; mirroring does not repeat the border pixel. Widths are those of the paper (last up-convolution 128 -> 64)
+and no ReLU follows an up-convolution; the release has 128 -> 128 and ReLUs. No batch normalisation, as in 2015.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from segbench.models.input import Input
+from segbench.models.layers import cropped, he_initialised, pool, scaled, unit
+
+CHANNELS = (64, 128, 256, 512, 1024)
+# Unpadded convolutions take 92 pixels off each side of the image, at any legal size.
+VALID_MARGIN = 92
+
+
+class UNet(nn.Module):
+    """K=11: 31,032,395 parameters; 176.137 GMAC at 360x480 when valid, 129.939 at 368x480 when same."""
+
+    input = Input(scale=1 / 255)
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        padding: Literal["same", "valid"] = "same",
+    ) -> None:
+        super().__init__()
+        self.valid = padding == "valid"
+        margin = 0 if self.valid else 1
+        widths = [scaled(channels, width) for channels in CHANNELS]
+        self.down = nn.ModuleList(
+            _double(channels, out, margin) for channels, out in zip([3, *widths[:-1]], widths, strict=True)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.upconvolutions = nn.ModuleList(
+            nn.ConvTranspose2d(channels, out, 2, stride=2) for out, channels in pairwise(widths)
+        )
+        self.up = nn.ModuleList(_double(2 * channels, channels, margin) for channels in widths[:-1])
+        self.score = nn.Conv2d(widths[0], num_classes, 1)
+        he_initialised(self)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        features, skips = mirrored(images) if self.valid else images, []
+        for level, convolutions in enumerate(self.down):
+            features = convolutions(features if level == 0 else pool(features))
+            if level >= 3:
+                features = self.dropout(features)
+            skips.append(features)
+        for level in (3, 2, 1, 0):
+            features = self.up[level](joined(self.upconvolutions[level](features), skips[level]))
+        return cropped(self.score(features), images.shape[-2:])
+
+
+def _double(channels: int, out: int, padding: int) -> nn.Sequential:
+    first = nn.Conv2d(channels, out, 3, padding=padding)
+    second = nn.Conv2d(out, out, 3, padding=padding)
+    return nn.Sequential(unit(first, batch_norm=False), unit(second, batch_norm=False))
+
+
+def joined(above: Float[Tensor, "n c h w"], skip: Float[Tensor, "n c sh sw"]) -> Float[Tensor, "n d jh jw"]:
+    """[upsampled, skip] in channels, at the smaller of the two sizes.
+
+    A skip that unpadded convolutions left larger is cropped about its centre; an upsampled map that is a row or column
+    larger, after a pooling that rounded up, loses its last.
+    """
+    height, width = min(above.shape[-2], skip.shape[-2]), min(above.shape[-1], skip.shape[-1])
+    top, left = (skip.shape[-2] - height) // 2, (skip.shape[-1] - width) // 2
+    return torch.cat([above[..., :height, :width], skip[..., top : top + height, left : left + width]], dim=1)
+
+
+def mirrored(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c mh mw"]:
+    """The images extended by mirroring: 92 pixels above and left, and at least that below and right."""
+    rows, columns = (mirror_indices(size, images.device) for size in images.shape[-2:])
+    return images.index_select(-2, rows).index_select(-1, columns)
+
+
+def mirror_indices(size: int, device: torch.device) -> Int64[Tensor, "extended"]:
+    """Where each pixel of an extended side comes from, also when the margin is longer than the side."""
+    steps = max(8, -(-(size + 2 * VALID_MARGIN - 60) // 16))
+    places = torch.arange(16 * steps + 60, device=device) - VALID_MARGIN
+    period = max(2 * (size - 1), 1)
+    return (size - 1) - (places.remainder(period) - (size - 1)).abs()

@@ -1,0 +1,95 @@
+"""The whole benchmark: each run passes through train, evaluate and profile and becomes a record.
+
+`execute` yields what happens: Started, then the stages' own steps, then Finished, for every run. Nothing calls back:
+whoever iterates shows progress, and may stop at any event; the same call goes on from there. A run that fails is
+recorded with its reason, and the others go on.
+"""
+
+import traceback
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from segbench.data.batches import Frames
+from segbench.engine.evaluate import Scored
+from segbench.engine.train import Step, Validation
+from segbench.preparation import Prepared
+from segbench.stages import Profiling, evaluated, here, profiled, trained
+from segbench.store.environment import now
+from segbench.store.files import Results, Work
+from segbench.store.record import Evaluation, Record
+from segbench.suite.plan import Keys, Run
+
+
+class Started(NamedTuple):
+    """Run `number` of `total` begins; `skipped` when it has a record already."""
+
+    run: Run
+    number: int
+    total: int
+    skipped: bool
+
+
+class Finished(NamedTuple):
+    """The run has a record now, done or failed, in `folder`."""
+
+    record: Record
+    folder: Path
+
+
+Event = Started | Step | Validation | Scored | Profiling | Finished
+
+
+def execute(prepared: Prepared, work: Work, results: Results) -> Iterator[Event]:
+    """Do every run that has no record yet."""
+    frames = {split: Frames(dataset) for split, dataset in prepared.datasets.items()}
+    for number, (run, keys) in enumerate(zip(prepared.runs, prepared.keys, strict=True), 1):
+        existing = results.find(run.suite, keys.record)
+        done = existing is not None and existing.status == "done"
+        yield Started(run, number, len(prepared.runs), done)
+        if done:
+            continue
+        record = blank(run, keys, prepared)
+        try:
+            record = yield from perform(record, run, keys, prepared, frames, work)
+        except Exception as error:  # whatever it was, the other runs go on
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            record = replace(record, status="failed", reason=reason, traceback=traceback.format_exc())
+        files: dict[str, Path] = {}
+        for e in record.evaluations:
+            place = work.place("evaluate", keys.evaluate[e.checkpoint])
+            files |= {e.counts: place / "counts.npz"}
+            files |= {path: place / "maps" / Path(path).name for path in e.maps.values()}
+        yield Finished(record, results.write(run.suite, record, files))
+
+
+def perform(
+    record: Record, run: Run, keys: Keys, prepared: Prepared, frames: dict[str, Frames], work: Work
+) -> Generator[Event, None, Record]:
+    """The three stages, each adding to the record what it found."""
+    if run.recipe:
+        record = replace(record, training=(yield from trained(run, keys, prepared, frames, work)))
+    for at in run.checkpoints:
+        facts = yield from evaluated(run, at, keys, prepared, frames["test"], work)
+        record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
+    if run.profile:
+        record = replace(record, usage=(yield from profiled(run, keys, prepared, work)))
+    return record
+
+
+def blank(run: Run, keys: Keys, prepared: Prepared) -> Record:
+    """The record of a run before its first stage."""
+    return Record(
+        id=keys.record,
+        status="done",
+        reason=None,
+        run=run.model_dump(mode="json"),
+        keys=keys._asdict() | {"data": {split: d.digest() for split, d in prepared.datasets.items()}},
+        data=prepared.any_dataset.describe() if prepared.any_dataset else None,
+        environment=here(prepared),
+        training=None,
+        evaluations=[],
+        usage=None,
+        created=now(),
+    )

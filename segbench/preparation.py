@@ -1,0 +1,67 @@
+"""Everything that can be wrong in the input is found here, before a byte is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from segbench.data import open_splits
+from segbench.data.class_weights import ClassCounts
+from segbench.data.dataset import Dataset
+from segbench.data.preflight import require
+from segbench.models.build import build, load_weights
+from segbench.profiling.device import device_name
+from segbench.store.environment import library_versions
+from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checked runs with their keys, and the data that they need. `train_counts` are the pixels of each class."""
+
+    runs: list[Run]
+    keys: list[Keys]
+    datasets: dict[str, Dataset]
+    train_counts: ClassCounts | None
+    device: torch.device
+    device_name: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.any_dataset.classes) if self.any_dataset else self.runs[0].classes
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the frames; None when there are none."""
+        return self.any_dataset.size if self.any_dataset else None
+
+    @property
+    def any_dataset(self) -> Dataset | None:
+        return next(iter(self.datasets.values()), None)
+
+
+def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = None) -> Prepared:
+    """Read and check every image, build every model, resolve every key; raises `SegbenchError` on wrong input."""
+    datasets = open_splits(runs[0].data, needed_splits(runs), data_root)
+    counts = {split: require(dataset) for split, dataset in datasets.items()}
+    digests = {split: dataset.digest() for split, dataset in datasets.items()}
+    name = device_name(device)
+    machine = {"device": name, **library_versions()}
+    keys = [resolve_keys(run, digests, file_digest(run.weights), machine) for run in runs]
+    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
+    for run in {(run.model, run.weights, str(run.options)): run for run in runs}.values():
+        # On the meta device a model costs no memory; weights can only be checked against a real one.
+        with torch.device("cpu" if run.weights else "meta"):
+            network(run, prepared)
+    return prepared
+
+
+def network(run: Run, prepared: Prepared) -> nn.Module:
+    """The run's model as its training finds it: seeded, and with the given weights where there are some."""
+    torch.manual_seed(run.seed or 0)
+    model = build(run.model, prepared.num_classes, run.options, prepared.size)
+    if run.weights:
+        load_weights(model, Path(run.weights))
+    return model

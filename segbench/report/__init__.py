@@ -1,0 +1,1 @@
+"""Records in, tables out. A report opens no model and imports no torch."""

@@ -1,0 +1,283 @@
+"""Records -> a tidy frame of numbers -> a table that says what it is.
+
+`frame` holds one row a record and evaluated checkpoint, scores as fractions, NaN where nothing was counted or timed.
+`summary` averages over seeds and prints percent; "n/a" stands where nothing was measured, never 0.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segbench.metrics import confusion as region
+from segbench.metrics.boundary import boundary_f1
+from segbench.profiling.usage import Usage
+from segbench.scoring import Counts
+from segbench.store.files import record_folders
+from segbench.store.record import Record, read_counts, read_record
+
+KEYS = ["label", "checkpoint"]
+SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
+RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text ready to be laid out: the first `left` columns are words, the others numbers."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    left: int = 2
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record and the folder that it was read from."""
+
+    folder: Path
+    record: Record
+
+
+def read(paths: Iterable[Path]) -> list[Kept]:
+    """Every record at or below the paths; of several of one run (label and seed) the newest stands last."""
+    folders = dict.fromkeys(folder for path in paths for folder in record_folders(path))
+    return sorted((Kept(f, read_record(f)) for f in folders), key=lambda k: (k.record.created, k.record.id))
+
+
+def current(kept: Sequence[Kept]) -> list[Kept]:
+    """The newest record of each run, in the order in which the runs were made; done ones before failed ones."""
+    newest: dict[tuple[str, str, Any], Kept] = {}
+    for item in sorted(kept, key=lambda k: k.record.status == "done"):
+        run = item.record.run
+        newest[run["suite"], run["label"], run["seed"]] = item
+    return [item for item in kept if item in newest.values()]
+
+
+def frame(kept: Iterable[Kept]) -> pd.DataFrame:
+    """One row a done record and evaluated checkpoint (one for a record that only profiled)."""
+    rows = [row for item in kept if item.record.status == "done" for row in rows_of(item)]
+    return pd.DataFrame(rows)
+
+
+def rows_of(item: Kept) -> list[dict[str, Any]]:
+    """The numbers of one record."""
+    record = item.record
+    base = {
+        "suite": record.run["suite"],
+        "label": record.run["label"],
+        "model": record.run["model"],
+        "seed": record.run["seed"],
+        "record": record.id,
+        **(costs(Usage.from_dict(record.usage)) if record.usage else {}),
+    }
+    scored = [
+        base
+        | {"checkpoint": e.checkpoint, "iteration": e.iteration, "images": e.images, "size": e.size}
+        | scores(read_counts(item.folder, e))
+        for e in record.evaluations
+    ]
+    return scored or [base | {"checkpoint": ""}]
+
+
+def scores(counts: Counts) -> dict[str, float]:
+    """The split's scores, as fractions."""
+    total = counts.confusion.sum(0)
+    boundary = {f"boundary_f1 {key}": boundary_f1(value) for key, value in counts.boundary.items()}
+    return {
+        "global_accuracy": float(region.global_accuracy(total)),
+        "class_accuracy": float(region.class_accuracy(total)),
+        "mean_iou": float(region.mean_iou(total)),
+        **{key: float(value) for key, value in boundary.items()},
+    }
+
+
+def costs(usage: Usage) -> dict[str, float | None]:
+    """The numbers that tables show; None where nothing was measured."""
+    kinds = ("nvml_process", "nvml_device", "reserved", "peak_rss")
+    return {
+        "parameters": usage.parameters,
+        "parameter_mb": usage.parameter_mb,
+        "macs": usage.macs,
+        "infer_ms": usage.forward_ms.mean,
+        "forward_ms": usage.train_forward_ms.mean if usage.train_forward_ms else None,
+        "backward_ms": usage.backward_ms.mean if usage.backward_ms else None,
+        "train_mib": first_of(usage.memory_mib, [f"train_{kind}" for kind in kinds]),
+        "infer_mib": first_of(usage.memory_mib, [f"infer_{kind}" for kind in kinds]),
+    }
+
+
+def first_of(values: dict[str, float | None], kinds: Sequence[str]) -> float | None:
+    """The first kind that was measured, from the most complete to the least."""
+    return next((values[kind] for kind in kinds if values.get(kind) is not None), None)
+
+
+COSTS = {
+    "parameters": ("Params M", 1e-6, 3),
+    "parameter_mb": ("Size MB", 1.0, 2),
+    "infer_ms": ("Infer ms", 1.0, 1),
+    "forward_ms": ("Fwd ms", 1.0, 1),
+    "backward_ms": ("Bwd ms", 1.0, 1),
+    "train_mib": ("Train MiB", 1.0, 0),
+    "infer_mib": ("Infer MiB", 1.0, 0),
+}
+
+
+def summary(kept: Sequence[Kept]) -> Table:
+    """The comparison of all runs: mean over seeds, with the sample standard deviation where there are several."""
+    shown = current(kept)
+    data = frame(shown)
+    columns = ["Model", "At"]
+    rows: list[list[str]] = []
+    if not data.empty:
+        names = score_columns(data)
+        costs_shown = [key for key in COSTS if key in data]
+        columns += [*names.values(), *(COSTS[key][0] for key in costs_shown)]
+        for (label, checkpoint), group in data.groupby(KEYS, sort=False):
+            numbers = [spread(group[key] * 100, 2) for key in names]
+            times = [spread(group[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
+            rows.append([str(label), at(str(checkpoint), group), *numbers, *times])
+    for item in shown:
+        if item.record.status == "failed":
+            seed = item.record.run["seed"]
+            words = f"failed: {item.record.reason}" if seed is None else f"seed {seed} failed: {item.record.reason}"
+            rows.append([item.record.run["label"], words, *["n/a"] * (len(columns) - 2)])
+    title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
+    return Table(title, columns, rows, notes(shown, len(kept) - len(shown)))
+
+
+def score_columns(data: pd.DataFrame) -> dict[str, str]:
+    """Score -> heading, for the scores that some run has."""
+    boundary = [column for column in data.columns if column.startswith("boundary_f1 ")]
+    short = {c: f"BF {c.split()[1]}" if len(boundary) > 1 else "BF" for c in boundary}
+    return {key: name for key, name in {**SCORES, **short}.items() if key in data}
+
+
+def at(checkpoint: str, group: pd.DataFrame) -> str:
+    """Which checkpoint a row scores; of the best, at which iterations it was found."""
+    if checkpoint != "best":
+        return checkpoint
+    found = sorted({int(i) for i in group["iteration"].dropna()})
+    return f"best ({', '.join(map(str, found))})" if found else "best"
+
+
+def spread(values: pd.Series, digits: int) -> str:
+    """`82.41` or, over several seeds that differ, `82.41 ± 0.30`; `n/a` when nothing was measured."""
+    measured = values.dropna().to_numpy(dtype=float)
+    if not measured.size:
+        return "n/a"
+    mean = f"{measured.mean():.{digits}f}"
+    deviation = measured.std(ddof=1) if measured.size > 1 else 0.0
+    return f"{mean} ± {deviation:.{digits}f}" if deviation else mean
+
+
+def notes(kept: Sequence[Kept], superseded: int) -> list[str]:
+    """What a reader must know to believe the table: data, convention, seeds, device, date and commit."""
+    done = [item.record for item in kept if item.record.status == "done"]
+    lines = [
+        *distinct("Data", (data_line(r) for r in done)),
+        *distinct("Scores", (line for r in done for line in score_lines(r))),
+        *training_lines(done),
+        *dict.fromkeys(cost_words(Usage.from_dict(r.usage)) for r in done if r.usage),
+        *distinct("Machine", (machine_line(r) for r in done)),
+    ]
+    seeds = sorted({r.run["seed"] for r in done if r.run["seed"] is not None})
+    if len(seeds) > 1:
+        lines.append(f"Seeds: {', '.join(map(str, seeds))}; mean ± sample standard deviation over seeds.")
+    elif seeds:
+        lines.append(f"Seeds: {seeds[0]} alone, so the spread over seeds is not known.")
+    splits = {(r.keys["data"].get("test"), r.evaluations[0].size) for r in done if r.evaluations}
+    if len(splits) > 1:
+        lines.append("Warning: the rows were scored on different data and do not compare.")
+    if superseded:
+        lines.append(f"{superseded} older record(s) of the same runs are not shown.")
+    return lines
+
+
+def distinct(heading: str, values: Iterable[str | None]) -> list[str]:
+    """One line for each different value."""
+    return [f"{heading}: {value}" for value in dict.fromkeys(v for v in values if v)]
+
+
+def data_line(record: Record) -> str | None:
+    if not record.data or not record.evaluations:
+        return None
+    first = record.evaluations[0]
+    return (
+        f"{record.data['origin']}; {first.split} split, {first.images} images scored at {first.size}, "
+        f"{len(record.classes)} classes."
+    )
+
+
+def score_lines(record: Record) -> list[str]:
+    """The convention of every score, in words."""
+    score = record.run["score"]
+    if not score or not record.evaluations:
+        return []
+    lines = [
+        "percent. G, C and mIoU come from one confusion matrix over the split; pixels with void truth are left out, "
+        "void predictions elsewhere are errors; C averages classes with truth, mIoU classes with a union."
+    ]
+    if score["boundary"]:
+        rules = ", ".join(RULES[rule] for rule in score["boundary"]["rules"])
+        tolerances = ", ".join(t.replace("%", " % of the diagonal") for t in score["boundary"]["tolerances"])
+        lines.append(
+            f"BF: boundary F1, {rules}, tolerance {tolerances}; mean over the classes with a boundary in truth or "
+            "prediction of an image, then over images, as in the SegNet authors' script."
+        )
+    return lines
+
+
+def training_lines(records: Sequence[Record]) -> list[str]:
+    """Each recipe once, with the labels that it trained unless it trained them all."""
+    by_recipe: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.run["recipe"]:
+            by_recipe.setdefault(recipe_words(record.run["recipe"]), {})[record.run["label"]] = None
+    if len(by_recipe) == 1:
+        return [f"Training: {words}." for words in by_recipe]
+    return [f"Training of {', '.join(labels)}: {words}." for words, labels in by_recipe.items()]
+
+
+def recipe_words(recipe: dict[str, Any]) -> str:
+    optimizer = recipe["optimizer"]
+    momentum = f" and momentum {optimizer['momentum']:g}" if "momentum" in optimizer else ""
+    chosen = f"; best by validation {recipe['select_by'].replace('_', ' ')}" if recipe["validate_every"] else ""
+    return (
+        f"{optimizer['name']}, rate {optimizer['lr']:g}{momentum}, batch {recipe['batch_size']}, "
+        f"{recipe['iterations']} iterations, {recipe['class_weights']} class weights{chosen}"
+    )
+
+
+def cost_words(usage: Usage) -> str:
+    """How times, memory and size were measured."""
+    memory = {
+        "nvml_process": "device memory of the process (NVML)",
+        "nvml_device": "what the device's memory rose by (NVML)",
+        "reserved": "reserved by PyTorch's allocator",
+        "peak_rss": "peak resident set above the warm process",
+    }
+    kind = next((words for key, words in memory.items() if usage.memory_mib.get(f"infer_{key}") is not None), None)
+    measured = (
+        f"memory is {kind}, training (with momentum) at batch {usage.train_memory_batch}, inference at batch "
+        f"{usage.infer_memory_batch}"
+        if kind
+        else "memory was not measured"
+    )
+    return (
+        f"Costs: {usage.protocol} at {usage.res[0]}x{usage.res[1]}, {usage.precision}; mean of "
+        f"{len(usage.forward_ms.measured_ms)} passes at batch {usage.time_batch} (Fwd, Bwd: training network with its "
+        f"loss; Infer: evaluation mode); {measured}; size is 4 bytes a parameter, in 10^6 bytes."
+    )
+
+
+def machine_line(record: Record) -> str:
+    e = record.environment
+    device = (record.usage or {}).get("device") or e["device"]
+    return (
+        f"{device}, {e['threads']} threads, torch {e['libraries']['torch']}, segbench {e['segbench']} "
+        f"({e['commit'] or 'no commit'}), {record.created[:10]}."
+    )

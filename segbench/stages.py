@@ -1,0 +1,117 @@
+"""Train, evaluate, profile: each is done once for its key, and read from the work folder ever after.
+
+Every stage is a generator of its own steps; what it returns are plain facts for the record. A stage that was left
+half-way goes on (training) or starts again (the short ones).
+"""
+
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from segbench.data.batches import Frames
+from segbench.data.class_weights import class_weights
+from segbench.engine import checkpoint
+from segbench.engine.evaluate import Scored, evaluate
+from segbench.engine.train import Step, Validation, train
+from segbench.models.build import build
+from segbench.preparation import Prepared, network
+from segbench.profiling.profile import profile
+from segbench.store.environment import environment
+from segbench.store.files import Work
+from segbench.suite.plan import Keys, Run, kept_iterations
+
+Facts = dict[str, Any]
+
+
+class Profiling(NamedTuple):
+    """The costs of a model are about to be measured, in fresh processes and for a while."""
+
+    label: str
+
+
+def here(prepared: Prepared) -> Facts:
+    """The machine that a stage ran on."""
+    return environment(prepared.device_name, torch.get_num_threads())
+
+
+def trained(
+    run: Run, keys: Keys, prepared: Prepared, frames: dict[str, Frames], work: Work
+) -> Generator[Step | Validation, None, Facts]:
+    """Train unless every checkpoint that some run needs is there."""
+    assert run.recipe is not None and keys.train is not None and run.seed is not None
+    keep = kept_iterations(prepared.runs, prepared.keys, keys.train)
+    facts, place = work.facts("train", keys.train), work.place("train", keys.train)
+    if facts and all((place / f"{iteration}.safetensors").is_file() for iteration in keep):
+        return facts
+    if facts:  # finished once, for a suite that kept fewer checkpoints
+        shutil.rmtree(place)
+    weights = None
+    if run.recipe.class_weights != "natural":
+        assert prepared.train_counts is not None
+        weights = torch.from_numpy(class_weights(run.recipe.class_weights, prepared.train_counts)).float()
+    progress = yield from train(
+        network(run, prepared),
+        frames["train"],
+        run.recipe,
+        prepared.num_classes,
+        run.seed,
+        work.folder("train", keys.train),
+        prepared.device,
+        class_weights=weights,
+        validation=frames.get("val"),
+        keep=keep,
+    )
+    facts = asdict(progress) | {
+        "class_weights": None if weights is None else [round(float(w), 6) for w in weights],
+        "environment": here(prepared),
+    }
+    work.finish("train", keys.train, facts)
+    (place / "resume.safetensors").unlink()
+    return facts
+
+
+def evaluated(
+    run: Run, at: str, keys: Keys, prepared: Prepared, frames: Frames, work: Work
+) -> Generator[Scored, None, Facts]:
+    """Predict and count the test split with one checkpoint."""
+    assert run.score is not None
+    key = keys.evaluate[at]
+    facts = work.facts("evaluate", key)
+    if facts:
+        return facts
+    model = network(run, prepared)
+    iteration = None
+    if keys.train:
+        iteration = checkpoint.load_weights(work.place("train", keys.train) / f"{at}.safetensors", model)
+    folder, began = work.folder("evaluate", key), time.perf_counter()
+    maps = yield from evaluate(model, frames, prepared.num_classes, run.score, prepared.device, folder)
+    facts = {
+        "iteration": iteration,
+        "maps": maps,
+        "split": frames.dataset.split,
+        "images": len(frames),
+        "size": "x".join(map(str, frames.dataset.size)),
+        "seconds": time.perf_counter() - began,
+        "environment": here(prepared),
+    }
+    work.finish("evaluate", key, facts)
+    return facts
+
+
+def profiled(run: Run, keys: Keys, prepared: Prepared, work: Work) -> Generator[Profiling, None, Facts]:
+    """Measure time, memory and size; runs that differ in seed or recipe alone share the measurement."""
+    assert run.profile is not None and keys.profile is not None
+    facts = work.facts("profile", keys.profile)
+    if facts:
+        return facts
+    yield Profiling(run.label)
+    factory = partial(build, run.model, prepared.num_classes, run.options, run.profile.res)
+    usage = profile(factory, prepared.num_classes, run.profile, str(prepared.device))
+    work.folder("profile", keys.profile)
+    work.finish("profile", keys.profile, usage.to_dict())
+    return usage.to_dict()

@@ -1,0 +1,116 @@
+"""The two places on disk. Nothing is seen half-written: folders and files are made beside their place and renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segbench.errors import RecordError
+from segbench.store.record import Record, plain, read_record
+
+MARK = "stage.json"
+"""Written last into a stage's folder: where it stands, the stage is whole."""
+
+OWNED = ".segbench-work"
+"""Stands in every work folder, so that `clean` removes nothing that is not ours."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+class Work:
+    """`.segbench/<stage>/<key>/`: outputs of stages under the key of what made them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def place(self, stage: str, key: str) -> Path:
+        """Where a stage's files are, whether they exist or not."""
+        return self.root / stage / key
+
+    def folder(self, stage: str, key: str) -> Path:
+        """The same, made if need be."""
+        place = self.place(stage, key)
+        place.mkdir(parents=True, exist_ok=True)
+        mark = self.root / OWNED
+        if not mark.exists():
+            mark.write_text("segbench keeps checkpoints and counts here; `segbench clean` frees it\n")
+        return place
+
+    def finish(self, stage: str, key: str, facts: Mapping[str, Any]) -> None:
+        """Declare a stage whole; `facts` are what its record will say of it."""
+        write_text(self.place(stage, key) / MARK, json.dumps(facts, default=plain))
+
+    def facts(self, stage: str, key: str | None) -> dict[str, Any] | None:
+        """What `finish` was told, or None while the stage is not whole."""
+        if key is None:
+            return None
+        try:
+            return dict(json.loads((self.place(stage, key) / MARK).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    def contents(self) -> dict[str, int]:
+        """Bytes below each stage's folder."""
+        if not self.root.is_dir():
+            return {}
+        return {
+            stage.name: sum(f.stat().st_size for f in stage.rglob("*") if f.is_file())
+            for stage in sorted(self.root.iterdir())
+            if stage.is_dir()
+        }
+
+    def clean(self) -> None:
+        """Remove the folder; `RecordError` when it is not one that segbench made."""
+        if self.root.is_dir():
+            if not (self.root / OWNED).is_file():
+                raise RecordError(
+                    f"{self.root}: has no {OWNED} file, so it is not a work folder of segbench; not removed"
+                )
+            shutil.rmtree(self.root)
+
+
+class Results:
+    """`results/<suite>/<record id>/`: one folder a record."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, suite: str, record_id: str) -> Record | None:
+        """The record of that id, if it is there and whole."""
+        folder = self.root / suite / record_id
+        if not (folder / "record.json").is_file():
+            return None
+        return read_record(folder)
+
+    def write(self, suite: str, record: Record, files: Mapping[str, Path]) -> Path:
+        """Put a record and its files (path inside the record's folder -> where it lies now) in place at once."""
+        target = self.root / suite / record.id
+        draft = target.with_name(f".{record.id}.{os.getpid()}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, source in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, draft / name)
+        (draft / "record.json").write_text(record.to_json(), encoding="utf-8")
+        if target.exists():
+            assert read_record(target).status == "failed", f"{target} is done and must not be replaced"
+            shutil.rmtree(target)
+        draft.rename(target)
+        return target
+
+
+def record_folders(path: Path) -> list[Path]:
+    """Every folder with a record at or below a path, by name; `RecordError` when there is none."""
+    found = sorted(p.parent for p in path.glob("**/record.json") if ".partial" not in p.parent.name)
+    if not found:
+        missing = "does not exist" if not path.exists() else "holds no record.json"
+        raise RecordError(f"{path}: {missing}; give a results folder, as in `segbench report results/quickstart`")
+    return found

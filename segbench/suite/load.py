@@ -1,0 +1,259 @@
+"""YAML -> Suite, with errors that name the line, the setting, what is allowed and what was probably meant."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from segbench.data import DATASETS
+from segbench.engine.recipe import Recipe
+from segbench.errors import SettingError
+from segbench.models import MODELS
+from segbench.registry import did_you_mean
+from segbench.suite.plan import Run, plan
+from segbench.suite.schema import Suite
+
+Where = tuple[str | int, ...]
+THINGS = {"Suite": "a suite", "ModelSpec": "a model", "DataSpec": "data", "ScoreSpec": "score", "Sgd": "sgd"}
+
+
+class Loader(yaml.SafeLoader):
+    """Plain YAML without code, in which `1e-3` is a number, as in YAML 1.2."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where each setting was written: lines of the file, and the settings that the command line gave."""
+
+    path: Path
+    lines: dict[Where, int]
+    overridden: dict[Where, str]
+
+    def error(self, where: Where, message: str) -> SettingError:
+        """An error at a setting, or at the nearest one that is written down."""
+        for length in range(len(where), -1, -1):
+            if where[:length] in self.overridden:
+                return SettingError(f"--set {self.overridden[where[:length]]}: {message}")
+            if where[:length] in self.lines:
+                return SettingError(f"{self.path}:{self.lines[where[:length]]}: {message}")
+        return SettingError(f"{self.path}: {message}")
+
+
+def load(path: Path, sets: Sequence[str] = ()) -> tuple[Suite, list[Run]]:
+    """Read a suite and plan its runs; `sets` are `recipe.iterations=200` and the like, applied before validation.
+
+    Raises `SettingError` on the first mistake, before anything is imported that a run needs.
+    """
+    values, lines = read_yaml(path)
+    overridden: dict[Where, str] = {}
+    for text in sets:
+        where, value = parse_set(text)
+        put(values, where, value, text)
+        overridden[where] = text
+    source = Source(path, lines, overridden)
+    try:
+        suite = Suite.model_validate(values)
+    except ValidationError as error:
+        raise explain(source, error, Suite, ()) from None
+    suite = absolute(suite, path.parent)
+    check_names(source, suite)
+    return suite, plan(suite, merge_errors(source, suite))
+
+
+def absolute(suite: Suite, base: Path) -> Suite:
+    """Paths in a suite are relative to its file."""
+    updates: dict[str, Any] = {
+        "models": tuple(m.model_copy(update={"weights": base / m.weights}) if m.weights else m for m in suite.models)
+    }
+    if suite.data and suite.data.root:
+        updates["data"] = suite.data.model_copy(update={"root": base / suite.data.root})
+    return suite.model_copy(update=updates)
+
+
+def read_yaml(path: Path) -> tuple[Any, dict[Where, int]]:
+    """Values of a file, and the line of every key and list item in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise SettingError(f"{path}: cannot be read as a suite ({reason})") from None
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise SettingError(f"{path}: is empty; a suite has at least `name`, `models` and something to do")
+        lines = dict(walk(path, node, ()))
+        return loader.construct_document(node), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SettingError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def walk(path: Path, node: yaml.Node, where: Where) -> Iterator[tuple[Where, int]]:
+    """The line of each setting below a node; a key written twice is an error, since YAML would drop one silently."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise SettingError(f"{path}:{line}: {spell((*where, key.value))} is written twice; remove one")
+            seen.add(key.value)
+            yield (*where, key.value), line
+            yield from walk(path, value, (*where, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*where, index), value.start_mark.line + 1
+            yield from walk(path, value, (*where, index))
+
+
+def parse_set(text: str, flag: str = "--set") -> tuple[Where, Any]:
+    """`models[1].options.width=0.5` -> (("models", 1, "options", "width"), 0.5)."""
+    key, equals, value = text.partition("=")
+    steps = key.strip().replace("[", ".[").split(".")
+    if not equals or not all(steps):
+        raise SettingError(f"{flag} {text}: write KEY=VALUE, as in recipe.iterations=200")
+    where: list[str | int] = []
+    for step in steps:
+        index = step.removeprefix("[").removesuffix("]")
+        where.append(int(index) if step.startswith("[") and index.isdigit() else step)
+    try:
+        return tuple(where), yaml.load(value, Loader)
+    except yaml.YAMLError:
+        raise SettingError(f'{flag} {text}: "{value}" is not a YAML value') from None
+
+
+def put(values: Any, where: Where, value: Any, text: str) -> None:
+    """Set one value in the nested settings, making mappings on the way."""
+    for step, following in zip(where, [*where[1:], None], strict=True):
+        if isinstance(step, int):
+            if not isinstance(values, list) or step >= len(values):
+                raise SettingError(f"--set {text}: there is no item [{step}]")
+        elif not isinstance(values, dict):
+            raise SettingError(f'--set {text}: "{step}" stands below something that has no settings')
+        if following is None:
+            values[step] = value
+        elif isinstance(step, int):
+            # A model written as a name alone has room for settings once it is a mapping.
+            values[step] = {"name": values[step]} if isinstance(values[step], str) else values[step]
+            values = values[step]
+        else:
+            values = values.setdefault(step, {})
+
+
+def check_names(source: Source, suite: Suite) -> None:
+    """Names of models and datasets exist, and no two models share a label."""
+    if suite.data:
+        located(source, ("data", "name"), partial(DATASETS.entry, suite.data.name))
+    labels: set[str] = set()
+    for index, model in enumerate(suite.models):
+        located(source, ("models", index, "name"), partial(MODELS.entry, model.name))
+        label = model.label or MODELS.label(model.name)
+        if label in labels:
+            raise source.error(
+                ("models", index), f'models[{index}]: another model is called "{label}"; give this one a `label`'
+            )
+        labels.add(label)
+        if not model.train and model.weights is None and (suite.score or suite.recipe):
+            raise source.error(("models", index), f"models[{index}]: train: false needs `weights: FILE` to score")
+        if model.weights and not model.weights.is_file():
+            raise source.error(("models", index, "weights"), f"models[{index}].weights: no file {model.weights}")
+
+
+def located(source: Source, where: Where, action: Callable[[], object]) -> None:
+    """Give an error of the registry its place in the file."""
+    try:
+        action()
+    except SettingError as error:
+        raise source.error(where, f"{spell(where)}: {error}") from None
+
+
+def merge_errors(source: Source, suite: Suite) -> Callable[[int, ValidationError | ValueError], SettingError]:
+    """How `plan` words a mistake in the merged recipe of model `index`: at the model's key, else at the suite's."""
+
+    def word(index: int, error: ValidationError | ValueError) -> SettingError:
+        model = ("models", index, "recipe")
+        if not isinstance(error, ValidationError):
+            return source.error(("score", "at"), str(error))
+        key = error.errors()[0]["loc"][:1]
+        given = suite.models[index].recipe
+        return explain(source, error, Recipe, model if key and key[0] in given else ("recipe",))
+
+    return word
+
+
+def explain(source: Source, error: ValidationError, root: type[BaseModel], base: Where) -> SettingError:
+    """The first mistake of a validation, in a reader's words."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    cls, written = follow(root, first["loc"])
+    where = (*base, *written)
+    name, kind = spell(where) or "the suite", first["type"]
+    if kind == "extra_forbidden":
+        word, known = str(written[-1]), list(cls.model_fields)
+        thing = THINGS.get(cls.__name__, cls.__name__.removesuffix("Spec").lower())
+        message = f"{name} is not a setting of {thing} ({', '.join(known)}){did_you_mean(word, known)}"
+    elif kind == "missing":
+        message = f"{name} is missing"
+    elif kind in ("literal_error", "union_tag_invalid"):
+        context = first.get("ctx", {})
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        given = str(first["input"].get("name") if isinstance(first["input"], dict) else first["input"])
+        words = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
+        message = f'{name}: "{given}" is not one of {", ".join(words)}{did_you_mean(given, words)}'
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        message = f"{name}: {text[0].lower()}{text[1:]}"
+    return source.error(where, message)
+
+
+def follow(cls: type[BaseModel], loc: Iterable[str | int]) -> tuple[type[BaseModel], Where]:
+    """The spec that a pydantic location lies in, and the location without the tags of unions."""
+    written: list[str | int] = []
+    inside: list[type[BaseModel]] = [cls]
+    for step in loc:
+        if isinstance(step, int):
+            written.append(step)
+            continue
+        owners = [c for c in inside if step in c.model_fields]
+        tagged = [c for c in inside if "name" in c.model_fields and step in get_args(c.model_fields["name"].annotation)]
+        if owners:
+            cls = owners[0]
+            written.append(step)
+            inside = list(specs_in(cls.model_fields[step].annotation)) or inside
+        elif tagged:
+            inside = tagged
+            cls = tagged[0]
+        elif len(inside) == 1:
+            cls = inside[0]
+            written.append(step)
+    return cls, tuple(written)
+
+
+def specs_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The specs that an annotation mentions: those of `tuple[Annotated[ModelSpec, ...], ...]` are [ModelSpec]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from specs_in(part)
+
+
+def spell(where: Where) -> str:
+    """("models", 2, "name") -> `models[2].name`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
+    return text.removeprefix(".")

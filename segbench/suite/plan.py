@@ -1,0 +1,176 @@
+"""Suite -> runs, and the keys under which their stages are kept. Pure: nothing is read, opened or started here.
+
+A key hashes what can change a result and nothing else, so two runs that differ only after training share it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from segbench.data.spec import DataSpec
+from segbench.engine.recipe import TRAIN_VERSION, Recipe
+from segbench.errors import SettingError
+from segbench.models import MODELS
+from segbench.profiling.spec import PROFILE_VERSION, ProfileSpec
+from segbench.registry import did_you_mean
+from segbench.scoring import EVALUATE_VERSION, ScoreSpec
+from segbench.spec import Spec
+from segbench.suite.schema import ModelSpec, Suite
+
+
+class Run(Spec):
+    """One model, one recipe, one seed. `seed` is None where nothing is random: nothing is trained."""
+
+    suite: str
+    label: str
+    model: str
+    options: dict[str, Any]
+    weights: str | None
+    recipe: Recipe | None
+    seed: int | None
+    data: DataSpec | None
+    score: ScoreSpec | None
+    profile: ProfileSpec | None
+    classes: int
+
+    @property
+    def name(self) -> str:
+        """`segnet-basic-s0`: what progress and records call it."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-") or "run"
+        return slug if self.seed is None else f"{slug}-s{self.seed}"
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that are scored: iterations, `best`, or `given` for weights from elsewhere."""
+        if not self.score:
+            return ()
+        if self.recipe is None:
+            return ("given",)
+        last = self.recipe.iterations
+        return tuple(dict.fromkeys(str(last if at == "last" else at) for at in self.score.at))
+
+
+class Keys(NamedTuple):
+    """Keys of a run's stages, and the one that names its record."""
+
+    train: str | None
+    evaluate: dict[str, str]
+    profile: str | None
+    record: str
+
+
+def plan(suite: Suite, word: Callable[[int, ValidationError | ValueError], SettingError]) -> list[Run]:
+    """Every run of a suite, seeds innermost; `word` turns a mistake in a merged recipe into the error to raise."""
+    runs = []
+    for index, model in enumerate(suite.models):
+        try:
+            recipe = merged_recipe(suite, model)
+            check_checkpoints(suite.score, recipe)
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise word(index, error) from None
+        for seed in suite.seeds if recipe else (None,):
+            runs.append(make_run(suite, model, recipe, seed))
+    return runs
+
+
+def merged_recipe(suite: Suite, model: ModelSpec) -> Recipe | None:
+    """The suite's recipe with the model's settings over it; None where nothing is trained."""
+    if not model.train or (suite.recipe is None and not model.recipe):
+        return None
+    return Recipe.model_validate({**(suite.recipe or {}), **model.recipe})
+
+
+def check_checkpoints(score: ScoreSpec | None, recipe: Recipe | None) -> None:
+    """Every checkpoint that is to be scored will exist."""
+    if not score or not recipe:
+        return
+    late = [at for at in score.at if isinstance(at, int) and at > recipe.iterations]
+    if late:
+        raise ValueError(f"score.at: {late[0]} is past the last iteration ({recipe.iterations}); lower it")
+    if "best" in score.at and recipe.validate_every is None:
+        raise ValueError("score.at: there is no best without validation; set recipe.validate_every")
+
+
+def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | None) -> Run:
+    scored = suite.score if recipe or model.weights else None
+    return Run(
+        suite=suite.name,
+        label=model.label or MODELS.label(model.name),
+        model=model.name,
+        options=model.options,
+        weights=str(model.weights) if model.weights else None,
+        recipe=recipe,
+        seed=seed,
+        data=suite.data,
+        score=scored,
+        profile=suite.profile,
+        classes=suite.classes,
+    )
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve_keys(
+    run: Run, data: Mapping[str, str], weights: str | None = None, machine: Mapping[str, str | None] | None = None
+) -> Keys:
+    """Keys of a run, given the digests of its splits (`train`, `val`, `test`) and of its given weights, and, for the
+    profile, the device and library versions."""
+    model = {"model": run.model, "options": run.options, "classes": run.classes}
+    train = None
+    if run.recipe:
+        validation = data.get("val") if run.recipe.validate_every else None
+        train = digest(
+            [TRAIN_VERSION, model, run.recipe.model_dump(), run.seed, weights, data.get("train"), validation]
+        )
+    score = run.score.model_dump(exclude={"at"}) if run.score else None
+    evaluate = {
+        at: digest([EVALUATE_VERSION, train or [model, weights], at, score, data.get("test")]) for at in run.checkpoints
+    }
+    profile = run.profile.model_dump() if run.profile else None
+    asked = digest([train, evaluate, profile, model])
+    timed = digest([PROFILE_VERSION, model, profile, machine]) if profile else None
+    return Keys(train, evaluate, timed, f"{run.name}-{asked[:8]}")
+
+
+def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
+    """The runs of the models that `only` names, by name or label; all of them where it names none."""
+    known = list(dict.fromkeys(word for run in runs for word in (run.model, run.label)))
+    for word in only:
+        if word not in known:
+            raise SettingError(
+                f"--only {word}: the suite has no such model{did_you_mean(word, known)} (it has {', '.join(known)})"
+            )
+    return [run for run in runs if not only or run.model in only or run.label in only]
+
+
+def needed_splits(runs: Sequence[Run]) -> list[str]:
+    """The splits that some run reads."""
+    needed = {
+        "train": any(run.recipe for run in runs),
+        "val": any(run.recipe and run.recipe.validate_every for run in runs),
+        "test": any(run.score for run in runs),
+    }
+    return [split for split, reads in needed.items() if reads]
+
+
+def file_digest(path: str | None) -> str | None:
+    """16 hexadecimal digits of a file's SHA-256; None without a file."""
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def kept_iterations(runs: Sequence[Run], keys: Sequence[Keys], train: str | None) -> set[int]:
+    """Iterations whose weights some run needs of the training `train`."""
+    wanted = (at for run, key in zip(runs, keys, strict=True) if key.train == train for at in run.checkpoints)
+    return {int(at) for at in wanted if at.isdigit()}

@@ -1,0 +1,64 @@
+"""The settings of a suite, built of the parts' own specs.
+
+A model's `recipe` holds only what differs from the suite's: it is merged key by key, and `optimizer` is replaced
+whole, so that nothing of another optimizer lingers. The merged recipe is validated when the suite is loaded.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from segbench.data.spec import DataSpec
+from segbench.profiling.spec import ProfileSpec
+from segbench.scoring import ScoreSpec
+from segbench.spec import Spec
+
+
+class ModelSpec(Spec):
+    """One row of the comparison. `weights` start the training, or are scored as they are with `train: false`."""
+
+    name: str
+    label: Annotated[str, Field(min_length=1)] | None = None
+    options: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    weights: Path | None = None
+    train: bool = True
+
+    @model_validator(mode="after")
+    def _has_something_to_score(self) -> "ModelSpec":
+        if not self.train and self.recipe:
+            raise ValueError("train: false leaves nothing for a recipe to set; remove one of them")
+        return self
+
+
+def name_alone(value: Any) -> Any:
+    """`- segnet` is short for `- {name: segnet}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Suite(Spec):
+    """A whole comparison. Without `recipe` nothing is trained, without `score` nothing is scored, without `profile`
+    nothing is timed; a suite that only profiles needs no `data`, and then states its number of `classes`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    data: DataSpec | None = None
+    models: Annotated[
+        tuple[Annotated[ModelSpec, BeforeValidator(name_alone)], ...],
+        Field(min_length=1),
+    ]
+    recipe: dict[str, Any] | None = None
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    score: ScoreSpec | None = None
+    profile: ProfileSpec | None = None
+    classes: PositiveInt = 11
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Suite":
+        if (self.recipe is not None or self.score is not None) and self.data is None:
+            raise ValueError("there is a recipe or a score, but no data; add `data: {name: ...}`")
+        if self.recipe is None and self.score is None and self.profile is None:
+            raise ValueError("there is nothing to do; add `recipe` and `score`, or `profile`")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed stands twice in seeds")
+        return self

@@ -1,0 +1,58 @@
+"""What several test files share: the real CamVid where it is, and the rule that CI skips nothing it could run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+SUITES = sorted((REPOSITORY / "suites").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def camvid_root() -> Path:
+    """A folder with the real CamVid in its usual layout, from SEGBENCH_DATA."""
+    root = Path(os.environ.get("SEGBENCH_DATA", REPOSITORY / "data"))
+    for place in (root, root / "CamVid"):
+        if (place / "testannot").is_dir():
+            return root
+    pytest.skip("the real CamVid is not here; put it into data/CamVid or name its folder in SEGBENCH_DATA")
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds only the data that it names itself."""
+    monkeypatch.delenv("SEGBENCH_DATA", raising=False)
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
+    """With CI=true, a test that skips because a package of the `test` extra is missing fails."""
+    error = call.excinfo
+    if not (os.environ.get("CI") and error and error.errisinstance(pytest.skip.Exception)):
+        return None
+    if "could not import" not in str(error.value):
+        return None
+    report = pytest.TestReport.from_item_and_call(item, call)
+    report.outcome = "failed"
+    report.longrepr = f"{item.nodeid}: skipped in CI, where everything is installed: {error.value}"
+    return report
+
+
+@pytest.fixture
+def mini_camvid(tmp_path: Path, camvid_root: Path) -> Path:
+    """Six real frames a split, copied, for tests that damage them."""
+    source = camvid_root / "CamVid" if (camvid_root / "CamVid").is_dir() else camvid_root
+    target = tmp_path / "CamVid"
+    for split in ("train", "val", "test"):
+        names = sorted(p.stem for p in (source / f"{split}annot").iterdir())[:6]
+        (target / split).mkdir(parents=True)
+        (target / f"{split}annot").mkdir()
+        for name in names:
+            frame = next((source / split).glob(f"{name}.*"))
+            shutil.copy(frame, target / split)
+            shutil.copy(source / f"{split}annot" / f"{name}.png", target / f"{split}annot")
+        (target / f"{split}.txt").write_text(
+            "".join(f"/SegNet/CamVid/{split}/{n}.png /SegNet/CamVid/{split}annot/{n}.png\n" for n in names)
+        )
+    return tmp_path

@@ -1,0 +1,134 @@
+"""The rules of the house: import order, what stays light, and what the suites promise."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, SUITES
+
+from segbench.suite.load import load
+
+PACKAGE = REPOSITORY / "segbench"
+# Left to right only; modules in one group stand side by side and do not import each other.
+ORDER = [
+    {"errors", "spec"},
+    {"registry"},
+    {"models", "metrics"},
+    {"data"},
+    {"scoring"},
+    {"engine", "profiling"},
+    {"suite"},
+    {"store"},
+    {"report"},
+    {"preparation"},
+    {"stages"},
+    {"pipeline"},
+    {"cli"},
+]
+
+
+def room(module: str) -> str | None:
+    """`segbench.data.camvid` -> `data`; None for the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def imports(path: Path) -> set[str]:
+    """Every segbench module that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "segbench" else {node.module}
+            )
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "segbench"}
+
+
+def test_every_module_has_a_place_in_the_order() -> None:
+    rooms = {
+        p.stem if p.is_file() else p.name
+        for p in PACKAGE.iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} == set().union(*ORDER)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_left_to_right(path: Path) -> None:
+    place = {name: index for index, group in enumerate(ORDER) for name in group}
+    own = room("segbench." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    if own == "__init__":
+        assert not imports(path)
+        return
+    for module in imports(path):
+        target = room(module)
+        if target and target in place and target != own:
+            assert place[target] < place[own], f"{own} imports {module}"  # type: ignore[index]
+
+
+def test_a_wrong_import_would_be_seen(tmp_path: Path) -> None:
+    source = tmp_path / "wrong.py"
+    source.write_text("def f():\n    from segbench.cli import app\n    from segbench import store\n")
+    assert imports(source) == {"segbench.cli", "segbench.store"}
+
+
+LIGHT = [
+    ["--help"],
+    ["run", "--help"],
+    ["models"],
+    ["models", "--json"],
+    ["datasets"],
+    ["run", str(REPOSITORY / "suites/quickstart.yaml"), "--dry-run"],
+    ["run", str(REPOSITORY / "suites/camvid.yaml"), "--dry-run"],
+    ["report", str(REPOSITORY / "results/camvid-small")],
+]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=lambda a: " ".join(Path(x).name for x in a))
+def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom segbench.cli import main\nsys.argv[0] = 'segbench'\n"
+        "try:\n    main()\nexcept SystemExit as e:\n    code = e.code\n"
+        "print('TORCH' if 'torch' in sys.modules else 'LIGHT', code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] in ("LIGHT 0", "LIGHT None"), done.stdout + done.stderr
+
+
+def best_of(command: list[str], times: int) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(times))
+
+
+def test_help_answers_at_once() -> None:
+    typer = best_of([sys.executable, "-c", "import typer"], 5)
+    ours = best_of([sys.executable, "-m", "segbench.cli", "--help"], 5)
+    assert ours < 3 * typer, f"segbench --help takes {ours:.2f} s, import typer {typer:.2f} s"
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_every_suite_loads_and_plans(path: Path) -> None:
+    suite, runs = load(path)
+    assert suite.name == path.stem
+    assert len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds)
+
+
+def test_the_benchmark_suites_hold_the_papers_protocol() -> None:
+    for name, batch, images in (("camvid", 5, 367), ("sunrgbd", 4, 5000)):
+        suite, runs = load(REPOSITORY / f"suites/{name}.yaml")
+        assert {r.model for r in runs} == {"segnet", "fcn8s", "deeplab-largefov", "deconvnet", "unet"}
+        assert {r.options.get("deconvolution") for r in runs if r.model == "fcn8s"} == {"fixed", "learnt"}
+        for run in runs:
+            assert run.recipe and run.recipe.optimizer.lr == 1e-3 and run.recipe.batch_size == batch
+            assert run.recipe.iterations * batch / images > 100, "more than 100 epochs"
+            assert len(run.checkpoints) == 4 and run.checkpoints[-1] == "best"
+        assert suite.profile and suite.profile.res == (360, 480)

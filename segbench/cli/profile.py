@@ -50,7 +50,7 @@ def profile(
     for name in model:
         progress.print(f"measuring {name} at {res} on {target} ...", style="dim")
         usages[name] = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
-    Console().print(render.terminal(costs.table6(usages)))
+    render.show(costs.table6(usages))
     if json:
         rows = [{"model": name, "options": options, "classes": classes} | u.to_dict() for name, u in usages.items()]
         write_text(json, encoder.dumps(rows, indent=1) + "\n")

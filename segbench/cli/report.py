@@ -21,14 +21,12 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
     """Compare the runs of one or more results folders: accuracy, size, time and memory, with what they mean."""
-    from rich.console import Console
-
     from segbench.report import render, tables
     from segbench.store.files import write_text
 
     table = tables.summary(tables.read(results))
     if format is Format.terminal and output is None:
-        Console().print(render.terminal(table))
+        render.show(table)
         return
     layout = {Format.markdown: render.markdown, Format.csv: render.comma_separated, Format.terminal: render.plain}
     text = layout[format](table)

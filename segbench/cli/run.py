@@ -48,11 +48,9 @@ def run(
     prepared = prepare(runs, target, data)
     complete = follow(prepared, Work(work), Results(results))
 
-    from rich.console import Console
-
     from segbench.report import render, tables
 
     kept = [k for k in tables.read([results / described.name]) if k.record.id in {key.record for key in prepared.keys}]
-    Console().print(render.terminal(tables.summary(kept)))
+    render.show(tables.summary(kept))
     if not complete:
         raise typer.Exit(1)

@@ -84,4 +84,6 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     device = next(model.parameters()).device
     if device.type == "cuda" and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"], device)
-    return Progress(**json.loads(metadata["progress"]))
+    saved = json.loads(metadata["progress"])
+    saved["validations"] = [(iteration, score) for iteration, score in saved["validations"]]  # JSON has no tuples
+    return Progress(**saved)

@@ -53,8 +53,8 @@ def image_order(count: int, seed: int, first: int, length: int) -> list[int]:
     """Images first..first+length of the endless stream of shuffled epochs: a function of the seed alone."""
     order: list[int] = []
     for epoch in range(first // count, (first + length - 1) // count + 1):
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
-        order += torch.randperm(count, generator=generator).tolist()
+        # NumPy's legacy generator is frozen for good and mixes both numbers; torch's keeps 32 bits of a seed.
+        order += np.random.RandomState((seed, epoch)).permutation(count).tolist()  # noqa: NPY002
     start = first % count
     return order[start : start + length]
 

@@ -312,35 +312,28 @@ def maximum_matching(
 ) -> int:
     """Size of a maximum matching of left with right pixels within the disk.
 
-    Greedy first; then, in phases, augmenting paths from the left pixels that are left over. Within a phase no search
-    enters what an earlier one saw, so that a phase looks at an edge once (Pothen & Fan, ACM TOMS 1990). `numbers` is
-    -1 throughout at entry and exit; meanwhile it holds the right pixels' numbers.
+    Greedy first, then the shortest augmenting path from each left pixel that is left over. `numbers` is -1 throughout
+    at entry and exit; meanwhile it holds the right pixels' numbers.
     """
     for j in range(right.size):
         numbers[right[j]] = j
     mate, owner = np.full(left.size, -1, np.int32), np.full(right.size, -1, np.int32)
     size = match_greedily(left, steps, numbers, mate, owner)
-    seen, via = np.zeros(right.size, np.int32), np.empty(right.size, np.int32)
+    seen, via = np.full(right.size, -1, np.int32), np.empty(right.size, np.int32)
     queue = np.empty(left.size, np.int32)
-    roots = np.flatnonzero(mate < 0)
-    stamp = np.int32(0)
-    while roots.size > 0 and size < right.size:
-        phase = stamp + 1
-        kept = 0
-        for root in roots:
-            stamp += 1
-            free, visited, blocked = search(root, left, steps, numbers, owner, seen, via, queue, stamp, phase)
-            if free >= 0:
-                flip(root, free, via, mate, owner)
-                size += 1
-            elif blocked:
-                roots[kept] = root
-                kept += 1
-            else:
-                # No later augmenting path can use what a failed search has seen (Kuhn 1955, the Hungarian tree).
-                for i in range(1, visited):
-                    numbers[right[mate[queue[i]]]] = -1
-        roots = roots[:kept]
+    for root in range(left.size):
+        if size == right.size:
+            break
+        if mate[root] >= 0:
+            continue
+        free, visited = search(root, left, steps, numbers, owner, seen, via, queue)
+        if free >= 0:
+            flip(root, free, via, mate, owner)
+            size += 1
+        else:
+            # No later augmenting path can use what a failed search has seen (Kuhn 1955, the Hungarian tree).
+            for i in range(1, visited):
+                numbers[right[mate[queue[i]]]] = -1
     numbers[right] = -1
     return size
 
@@ -376,14 +369,8 @@ def search(
     seen: Int32[np.ndarray, " r"],
     via: Int32[np.ndarray, " r"],
     queue: Int32[np.ndarray, " l"],
-    stamp: int,
-    phase: int,
-) -> tuple[int, int, bool]:
-    """Breadth-first: the free right pixel at the end of an alternating path from root, or -1.
-
-    Then the number of left pixels put into the queue, and whether an earlier search of the phase stood in the way.
-    """
-    blocked = False
+) -> tuple[int, int]:
+    """Breadth-first: (free right pixel at the end of an alternating path, or -1; left pixels put into the queue)."""
     queue[0] = root
     head, tail = 0, 1
     while head < tail:
@@ -391,17 +378,14 @@ def search(
         head += 1
         for step in steps:
             j = numbers[left[i] + step]
-            if j < 0 or seen[j] == stamp:
+            if j < 0 or seen[j] == root:
                 continue
-            if seen[j] >= phase:
-                blocked = True
-                continue
-            seen[j], via[j] = stamp, i
+            seen[j], via[j] = root, i
             if owner[j] < 0:
-                return j, tail, blocked
+                return j, tail
             queue[tail] = owner[j]
             tail += 1
-    return -1, tail, blocked
+    return -1, tail
 
 
 @compiled

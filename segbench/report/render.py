@@ -2,6 +2,8 @@
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from rich.console import Console, Group
 from rich.table import Table as RichTable
@@ -9,21 +11,54 @@ from rich.text import Text
 
 from segbench.report.tables import Table
 
+FILE_WIDTH = 160
+"""Characters a line where nobody's terminal sets a width: in a file or pipe."""
 
-def terminal(table: Table) -> Group:
-    """For a person at a terminal."""
-    grid = RichTable(title=table.title, title_justify="left", title_style="bold")
-    for index, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if index < table.left else "right", overflow="fold")
+
+def terminal(table: Table, width: int) -> Group:
+    """For a person at a terminal of `width` characters: a table too wide for it goes on below, models repeated."""
+    words = list(range(table.left))
+    grids = [grid(table, [*words, *numbers], table.title if first else None) for first, numbers in blocks(table, width)]
+    return Group(*grids, *(Text(note, style="dim") for note in table.notes))
+
+
+def blocks(table: Table, width: int) -> Iterator[tuple[bool, list[int]]]:
+    """The numeric columns in groups that fit beside the words; whether a group is the first."""
+    widths = [max(map(len, cells)) + 3 for cells in zip(table.columns, *table.rows, strict=True)]
+    room = width - sum(widths[: table.left]) - 1
+    block: list[int] = []
+    first = True
+    for index in range(table.left, len(widths)):
+        if block and sum(widths[i] for i in block) + widths[index] > room:
+            yield first, block
+            first, block = False, []
+        block.append(index)
+    yield first, block
+
+
+def grid(table: Table, chosen: Sequence[int], title: str | None) -> RichTable:
+    """Some columns of a table."""
+    result = RichTable(title=title, title_justify="left", title_style="bold")
+    for index in chosen:
+        justify: Literal["left", "right"] = "left" if index < table.left else "right"
+        result.add_column(table.columns[index], justify=justify, overflow="fold", no_wrap=index >= table.left)
     for row in table.rows:
-        grid.add_row(*(Text(cell, style="dim" if cell == "n/a" else "") for cell in row))
-    return Group(grid, *(Text(note, style="dim") for note in table.notes))
+        result.add_row(*(Text(row[i], style="dim" if row[i] == "n/a" else "") for i in chosen))
+    return result
+
+
+def show(table: Table) -> None:
+    """Print to the standard output, in colour on a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
+    console.print(terminal(table, console.width))
 
 
 def plain(table: Table) -> str:
-    """The terminal's layout without colours, 200 columns wide: for a file."""
-    console = Console(width=200, file=io.StringIO(), record=True, color_system=None)
-    console.print(terminal(table))
+    """The terminal's layout without colours, for a file."""
+    console = Console(width=FILE_WIDTH, file=io.StringIO(), record=True, color_system=None)
+    console.print(terminal(table, FILE_WIDTH))
     return console.export_text()
 
 

@@ -4,7 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+# The networks of the tests are tiny: threads would spend their time waiting for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch
+
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
 SUITES = sorted((REPOSITORY / "suites").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""Training: the loss worked by hand, the order of images, multipliers, and that it can be left and taken up anywhere."""
+"""Training: the loss by hand, the order of images, multipliers, and that it can be left and taken up anywhere."""
 
 from collections.abc import Iterator
 from pathlib import Path

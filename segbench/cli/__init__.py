@@ -25,7 +25,7 @@ for command in (run, report, profile, models, datasets, clean):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 
 
-def print_version(wanted: bool) -> None:
+def print_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"segbench {__version__}")
         raise typer.Exit
@@ -34,8 +34,8 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = None,
 ) -> None:
     """Options that stand before a command."""
 

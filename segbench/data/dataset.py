@@ -130,9 +130,9 @@ class FileDataset(Dataset):
     ) -> None:
         self.frames = list(frames)
         self.resized = size is not None
-        first = stored_size(self.frames[0].image) if self.frames else None
+        # A frame that is missing or broken is preflight's to report; the size is that of the first one that is not.
+        first = next(filter(None, (stored_size(frame.image) for frame in self.frames)), None)
         how = "frames resized bilinearly, labels to the nearest" if self.resized else "as stored"
-        # A first frame that is missing or broken is preflight's to report.
         chosen = size or first or usual
         super().__init__(split, chosen, [frame.name for frame in frames], f"{origin}, {_size(chosen)} ({how})")
         self._digest: str | None = None

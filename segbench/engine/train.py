@@ -54,7 +54,7 @@ def image_order(count: int, seed: int, first: int, length: int) -> list[int]:
     order: list[int] = []
     for epoch in range(first // count, (first + length - 1) // count + 1):
         # NumPy's legacy generator is frozen for good and mixes both numbers; torch's keeps 32 bits of a seed.
-        order += np.random.RandomState((seed, epoch)).permutation(count).tolist()  # noqa: NPY002
+        order += np.random.RandomState((seed, epoch)).permutation(count).tolist()
     start = first % count
     return order[start : start + length]
 

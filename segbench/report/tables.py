@@ -95,7 +95,7 @@ def scores(counts: Counts) -> dict[str, float]:
     }
 
 
-def costs(usage: Usage) -> dict[str, float | None]:
+def costs(usage: Usage) -> dict[str, int | float | None]:
     """The numbers that tables show; None where nothing was measured."""
     kinds = ("nvml_process", "nvml_device", "reserved", "peak_rss")
     return {

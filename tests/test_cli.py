@@ -1,0 +1,171 @@
+"""The command line as a person uses it: in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+from segbench.store.files import record_folders
+from segbench.store.record import read_counts, read_record
+
+QUICKSTART = REPOSITORY / "suites/quickstart.yaml"
+
+
+def segbench(*arguments: object, cwd: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "segbench.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **settings)
+
+
+def test_version_and_help_for_every_command(tmp_path: Path) -> None:
+    assert segbench("--version", cwd=tmp_path).stdout.startswith("segbench 0.")
+    for command in ("run", "report", "profile", "models", "datasets", "clean"):
+        done = segbench(command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+
+
+def test_usage_errors_are_two(tmp_path: Path) -> None:
+    for arguments in (
+        ["run"],
+        ["run", "x.yaml", "--nonsense"],
+        ["run", "nowhere.yaml"],
+        ["profile", "--model", "segnett"],
+    ):
+        done = segbench(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr
+
+
+def test_models_lists_costs_equal_to_the_papers_networks(tmp_path: Path) -> None:
+    listed = json.loads(segbench("models", "--json", cwd=tmp_path).stdout)
+    assert {"segnet", "segnet-basic", "fcn8s", "deeplab-largefov", "deconvnet", "unet", "smp:", "torchvision:"} <= {
+        row["name"] for row in listed
+    }
+    done = segbench("models", "--costs", "--json", cwd=tmp_path)
+    costs = {row["name"]: row for row in json.loads(done.stdout)}
+    expected = {
+        "segnet": (29_449_355, 106.712),
+        "segnet-basic": (1_416_064, 59.189),
+        "fcn-basic": (645_824, 13.490),
+        "fcn8s": (134_373_761, 139.466),
+        "deeplab-largefov": (20_507_723, 82.786),
+        "deconvnet": (219_280_715, 112.299),
+    }
+    for name, (parameters, gmac) in expected.items():
+        assert costs[name]["parameters"] == parameters
+        assert costs[name]["macs"] / 1e9 == pytest.approx(gmac, abs=6e-4)
+        assert costs[name]["parameter_mb"] == pytest.approx(parameters * 4e-6)
+
+
+def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:
+    done = segbench(
+        "profile", "--model", "fcn-basic", "--model", "segnet-basic", "--option", "width=0.125",
+        "--res", "45x60", "--repetitions", 3, "--json", "out/row.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("Fwd ms", "Bwd ms", "Train MiB", "Infer MiB", "Size MB", "fcn-basic", "segnet-basic", "caffe-time"):
+        assert words in done.stdout, done.stdout
+    rows = json.loads((tmp_path / "out/row.json").read_text())
+    assert [r["model"] for r in rows] == ["fcn-basic", "segnet-basic"]
+    assert all(len(r["forward_ms"]["measured_ms"]) == 3 and r["res"] == [45, 60] for r in rows)
+    for wrong in (["--res", "45-60"], ["--device", "cuda:77"], ["--option", "wdith=1"], ["--option", "width"]):
+        failed = segbench("profile", "--model", "fcn-basic", *wrong, cwd=tmp_path)
+        assert failed.returncode == 2, failed
+        assert len(failed.stderr.strip().splitlines()[-1:]) == 1 and "Traceback" not in failed.stderr
+
+
+def test_interrupted_it_says_so_and_goes_on(tmp_path: Path) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\ndata: {name: synthetic, size: 24x32, options: {train: 8, val: 2, test: 2}}\n"
+        "models: [{name: fcn-basic, options: {width: 0.125}}]\n"
+        "recipe: {optimizer: {name: sgd, lr: 0.01}, batch_size: 4, iterations: 400, validate_every: 10}\nscore: {}\n"
+    )
+    command = [sys.executable, "-m", "segbench.cli", "run", str(suite)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "iteration 20:" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in rest and "Traceback" not in rest
+    assert not (tmp_path / "results").exists()
+    assert list((tmp_path / ".segbench/train").glob("*/resume.safetensors"))
+    done = segbench("run", suite, cwd=tmp_path)
+    assert done.returncode == 0
+    validated = [line.split("iteration ")[1].split(":")[0] for line in done.stderr.splitlines() if "validation" in line]
+    assert int(validated[0]) > 20
+    (folder,) = record_folders(tmp_path / "results")
+    record = read_record(folder)
+    assert len(record.training["losses"]) == 400  # type: ignore[index]
+    assert [i for i, _ in record.training["validations"]] == list(range(10, 401, 10))  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_twice_with_equal_scores_and_clears_the_bar(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    tables, scores = [], []
+    for name in ("first", "second"):
+        began = time.perf_counter()
+        done = segbench("run", QUICKSTART, "--results", name, "--work", f"w{name}", cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert time.perf_counter() - began < 600  # the promise is three minutes on an idle machine
+        tables.append(done.stdout)
+        found = {}
+        for folder in record_folders(tmp_path / name):
+            record = read_record(folder)
+            (evaluation,) = record.evaluations
+            counts = read_counts(folder, evaluation)
+            found[record.id] = (counts.confusion.tolist(), [b.tolist() for b in counts.boundary.values()])
+            total = counts.confusion.sum(0)
+            truth = total[:-1].sum(1)
+            frequent, accuracy = truth.max() / truth.sum(), total.diagonal()[:-1].sum() / truth.sum()
+            assert accuracy > frequent + 0.15, f"{record.id}: {accuracy:.3f} against {frequent:.3f} for one class"
+        scores.append(found)
+    assert len(scores[0]) == 3
+    assert scores[0] == scores[1]
+    assert "SegNet-Basic" in tables[0] and "n/a" not in tables[0]
+
+
+@pytest.mark.slow
+def test_the_sunrgbd_suite_runs_on_a_miniature(tmp_path: Path) -> None:
+    make_sunrgbd(tmp_path / "data")
+    suite = yaml.safe_load((REPOSITORY / "suites/sunrgbd.yaml").read_text())
+    sets = ["data.size=48x64", "data.options.validation_images=2", "recipe.iterations=2", "recipe.validate_every=1"]
+    sets += ["score.at=[1, 2, best]", "profile=null"]
+    sets += [f"models[{i}].options.width=0.0625" for i in range(len(suite["models"]))]
+    arguments = [word for text in sets for word in ("--set", text)]
+    done = segbench("run", REPOSITORY / "suites/sunrgbd.yaml", "--data", "data", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = [read_record(f) for f in record_folders(tmp_path / "results/sunrgbd")]
+    assert len(records) == len(suite["models"])
+    for record in records:
+        assert len(record.classes) == 37 and [e.checkpoint for e in record.evaluations] == ["1", "2", "best"]
+    weights = {r.run["label"]: r.training["class_weights"] for r in records}  # type: ignore[index]
+    assert weights["SegNet"] is None and len(weights["SegNet (median frequency)"]) == 37
+
+
+def make_sunrgbd(root: Path) -> None:
+    """The extracted layout: labels 1..5050 are the test split's, 5051.. the training split's."""
+    import numpy as np
+
+    rng = np.random.RandomState(0)
+    for folder in ("SUNRGBD-train_images", "SUNRGBD-test_images", "sunrgbd_train_test_labels"):
+        (root / folder).mkdir(parents=True)
+    for split, numbers, first in (("train", range(1, 7), 5050), ("test", range(1, 4), 0)):
+        for number in numbers:
+            frame = Image.fromarray(rng.randint(0, 256, (60, 80, 3)).astype(np.uint8))
+            frame.save(root / f"SUNRGBD-{split}_images/img-{number:06d}.jpg")
+            label = Image.fromarray(rng.randint(0, 38, (60, 80)).astype(np.uint8))
+            label.save(root / f"sunrgbd_train_test_labels/img-{number + first:06d}.png")

@@ -32,17 +32,15 @@ def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGBENCH_DATA", raising=False)
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:
-    """With CI=true, a test that skips because a package of the `test` extra is missing fails."""
-    error = call.excinfo
-    if not (os.environ.get("CI") and error and error.errisinstance(pytest.skip.Exception)):
-        return None
-    if "could not import" not in str(error.value):
-        return None
-    report = pytest.TestReport.from_item_and_call(item, call)
-    report.outcome = "failed"
-    report.longrepr = f"{item.nodeid}: skipped in CI, where everything is installed: {error.value}"
-    return report
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true, tests that were skipped because a package of the `test` extra is missing fail the session."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    missing = [report for report in skipped if "could not import" in str(report.longrepr)]
+    if os.environ.get("CI") and missing:
+        for report in missing:
+            reporter.write_line(f"FAILED {report.nodeid}: skipped in CI, where everything is installed", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

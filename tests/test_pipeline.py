@@ -259,6 +259,19 @@ def test_events_tell_the_whole_story(suite: Path, tmp_path: Path) -> None:
     assert [e.record.status for e in events if isinstance(e, Finished)] == ["done", "done"]
 
 
+def test_real_images_pass_the_whole_way(mini_camvid: Path, segbench: Command, capsys: Any) -> None:
+    suite = Path(__file__).parent.parent / "suites/camvid-small.yaml"
+    sets = ["recipe.iterations=2", "recipe.validate_every=1", "recipe.batch_size=2", "score.at=[best]", "profile=null"]
+    sets += ["models[0].options.width=0.125", "models[1].options.width=0.125"]
+    arguments = [word for text in sets for word in ("--set", text)]
+    assert segbench("run", suite, "--data", mini_camvid, *arguments) == 0, capsys.readouterr().err
+    for folder in record_folders(Path("results")):
+        record = read_record(folder)
+        assert record.data is not None and record.data["name"] == "camvid" and record.data["size"] == "90x120"
+        counts = read_counts(folder, record.evaluations[0])
+        assert counts.confusion.shape == (6, 12, 12) and counts.confusion.sum() == 6 * 90 * 120
+
+
 # --- wrong input: one line, exit 2, nothing written ---------------------------------------------------------------
 
 CAMVID = """\

@@ -5,19 +5,19 @@ from segbench.cli.options import Data
 
 def datasets(data: Data = None) -> None:
     """List the datasets, with their source and whether they are found on this machine."""
-    from rich.console import Console
-    from rich.table import Table
-
     from segbench.data import DATASETS, open_dataset
     from segbench.data.spec import DataSpec
     from segbench.errors import DataError
+    from segbench.report import render
+    from segbench.report.table import Table
 
-    table = Table("Name", "Dataset", "Classes", "Source", "Here")
+    rows = []
     for name, entry in DATASETS.entries.items():
         classes = str(len(DATASETS.resolve(name).classes))  # type: ignore[attr-defined]
         try:
             found = f"yes, {len(open_dataset(DataSpec(name=name), 'test', data))} test images"
         except DataError:
             found = "no; name its folder with --data or SEGBENCH_DATA"
-        table.add_row(name, entry.label, classes, entry.source, found)
-    Console().print(table)
+        rows.append([name, entry.label, classes, entry.source, found])
+    columns = ["Name", "Dataset", "Classes", "Source", "Here"]
+    render.show(Table("Datasets", columns, rows, left=len(columns)))

@@ -18,22 +18,29 @@ def models(
     """
     import json as encoder
 
-    from rich.console import Console
-    from rich.table import Table
-
     from segbench.models import MODELS
 
-    rows = [{"name": name, "label": e.label, "paper": e.source} for name, e in MODELS.entries.items()]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "label": e.label, "paper": e.source} for name, e in MODELS.entries.items()
+    ]
     if costs:
         rows = [row | count(row["name"]) for row in rows if not row["name"].endswith(":")]
     if json:
         typer.echo(encoder.dumps(rows, indent=1))
         return
-    table = Table("Name", "Model", "Paper", *(["Parameters", "MB (10^6)", "GMAC"] if costs else []))
-    for row in rows:
-        numbers = [f"{row['parameters']:,}", f"{row['parameter_mb']:.2f}", f"{row['macs'] / 1e9:.3f}"] if costs else []  # type: ignore[operator]
-        table.add_row(row["name"] + ("NAME" if row["name"].endswith(":") else ""), row["label"], row["paper"], *numbers)
-    Console().print(table)
+    from segbench.report import render
+    from segbench.report.table import Table
+
+    cells = [[row["name"] + "NAME" * row["name"].endswith(":"), row["label"], row["paper"]] for row in rows]
+    columns, notes = ["Name", "Model", "Paper"], []
+    if costs:
+        columns += ["Parameters", "MB", "GMAC"]
+        notes.append(
+            "11 classes, 360x480, one image; MB: 10^6 bytes at 4 bytes a parameter; a multiply-add is one MAC."
+        )
+        for line, row in zip(cells, rows, strict=True):
+            line += [f"{row['parameters']:,}", f"{row['parameter_mb']:.2f}", f"{row['macs'] / 1e9:.3f}"]
+    render.show(Table("Models", columns, cells, notes, left=3))
 
 
 def count(name: str) -> dict[str, Any]:

@@ -39,13 +39,16 @@ def run(
         print_plan(described, runs, results, work, data)
         return
 
+    from rich.console import Console
+
     from segbench.cli.progress import follow
     from segbench.engine.device import resolve_device
     from segbench.preparation import prepare
     from segbench.store.files import Results, Work
 
     target = resolve_device(device)
-    prepared = prepare(runs, target, data)
+    with Console(stderr=True).status("checking every image, setting and model ..."):
+        prepared = prepare(runs, target, data)
     complete = follow(prepared, Work(work), Results(results))
 
     from segbench.report import render, tables

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from segbench.profiling.usage import Usage
-from segbench.report.tables import COSTS, Table, cost_words, costs
+from segbench.report.table import Table
+from segbench.report.tables import COSTS, cost_words, costs
 
 
 def table6(usages: Mapping[str, Usage]) -> Table:

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from segbench.report.tables import Table
+from segbench.report.table import Table
 
 FILE_WIDTH = 160
 """Characters a line where nobody's terminal sets a width: in a file or pipe."""

@@ -14,6 +14,7 @@ import pandas as pd
 from segbench.metrics import confusion as region
 from segbench.metrics.boundary import boundary_f1
 from segbench.profiling.usage import Usage
+from segbench.report.table import Table
 from segbench.scoring import Counts
 from segbench.store.files import record_folders
 from segbench.store.record import Record, read_counts, read_record
@@ -21,17 +22,6 @@ from segbench.store.record import Record, read_counts, read_record
 KEYS = ["label", "checkpoint"]
 SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
 RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text ready to be laid out: the first `left` columns are words, the others numbers."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-    left: int = 2
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ Event = Started | Step | Validation | Scored | Profiling | Finished
 def execute(prepared: Prepared, work: Work, results: Results) -> Iterator[Event]:
     """Do every run that has no record yet."""
     frames = {split: Frames(dataset) for split, dataset in prepared.datasets.items()}
-    for number, (run, keys) in enumerate(zip(prepared.runs, prepared.keys, strict=True), 1):
-        existing = results.find(run.suite, keys.record)
-        done = existing is not None and existing.status == "done"
+    planned = list(zip(prepared.runs, prepared.keys, strict=True))
+    # All of them first: a record that cannot be read must stop the suite before hours of work.
+    existing = [results.find(run.suite, keys.record) for run, keys in planned]
+    for number, ((run, keys), before) in enumerate(zip(planned, existing, strict=True), 1):
+        done = before is not None and before.status == "done"
         yield Started(run, number, len(prepared.runs), done)
         if done:
             continue

@@ -14,7 +14,7 @@ from segbench.data.preflight import require
 from segbench.models.build import build, load_weights
 from segbench.profiling.device import device_name
 from segbench.store.environment import library_versions
-from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, count_classes, file_digest, needed_splits, resolve_keys
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,7 @@ class Prepared:
     train_counts: ClassCounts | None
     device: torch.device
     device_name: str
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.any_dataset.classes) if self.any_dataset else self.runs[0].classes
+    num_classes: int
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -49,8 +46,9 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
     name = device_name(device)
     machine = {"device": name, **library_versions()}
-    keys = [resolve_keys(run, digests, file_digest(run.weights), machine) for run in runs]
-    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
+    classes = count_classes(runs, datasets)
+    keys = [resolve_keys(run, classes, digests, file_digest(run.weights), machine) for run in runs]
+    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name, classes)
     for run in {(run.model, run.weights, str(run.options)): run for run in runs}.values():
         # On the meta device a model costs no memory; weights can only be checked against a real one.
         with torch.device("cpu" if run.weights else "meta"):

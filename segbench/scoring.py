@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from segbench.metrics.boundary import boundary_counts, tolerance_squared
 from segbench.metrics.confusion import confusion
@@ -26,14 +26,14 @@ EVALUATE_VERSION = 1
 TOLERANCE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|px)")
 
 
-def _check_tolerance(text: str) -> str:
-    match = TOLERANCE.fullmatch(text.strip())
+def _check_tolerance(text: Any) -> str:
+    match = TOLERANCE.fullmatch(str(text).strip())
     if not match:
         raise ValueError(f'"{text}" is not a tolerance; write a share of the diagonal (0.75%) or pixels (4px)')
     return match[1] + match[2]
 
 
-Tolerance = Annotated[str, AfterValidator(_check_tolerance)]
+Tolerance = Annotated[str, BeforeValidator(_check_tolerance)]
 """`0.75%` of the image diagonal, or `4px`: text, so that the comparison can be exact."""
 
 Rule = Literal["bsds", "distance"]

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from segbench.report import render, tables
+from segbench.report.table import Table
 from segbench.scoring import Counts
 from segbench.store.files import Results
 from segbench.store.record import Evaluation, Record
@@ -52,7 +53,7 @@ def make(root: Path, label: str, seed: int | None = 0, confusion: np.ndarray = C
     return record
 
 
-def row(table: tables.Table, label: str) -> dict[str, str]:
+def row(table: Table, label: str) -> dict[str, str]:
     (found,) = [r for r in table.rows if r[0] == label]
     return dict(zip(table.columns, found, strict=True))
 
@@ -95,6 +96,21 @@ def test_failed_superseded_and_unlike_records_are_said(tmp_path: Path) -> None:
     assert "1 older record(s) of the same runs are not shown." in table.notes
 
 
+def test_only_records_that_differ_in_the_seed_alone_are_averaged(tmp_path: Path) -> None:
+    make(tmp_path, "A", 0)
+    run = make(tmp_path, "B", 0).run
+    make(tmp_path, "A", 1, run=run | {"label": "A", "seed": 1, "recipe": RECIPE | {"iterations": 9}})
+    table = tables.summary(tables.read([tmp_path]))
+    assert [r[0] for r in table.rows].count("A") == 2
+    assert not any("±" in cell for r in table.rows for cell in r)
+
+
+def test_a_newer_failure_hides_an_older_success(tmp_path: Path) -> None:
+    make(tmp_path, "A")
+    make(tmp_path, "A", id="A-new", status="failed", reason="E", evaluations=[], created="2026-03-01T00:00:00Z")
+    assert row(tables.summary(tables.read([tmp_path])), "A")["At"] == "seed 0 failed: E"
+
+
 def test_a_done_record_is_never_replaced(tmp_path: Path) -> None:
     make(tmp_path, "A")
     with pytest.raises(AssertionError, match="done and must not be replaced"):
@@ -109,9 +125,7 @@ def test_what_was_not_measured_is_not_zero(tmp_path: Path) -> None:
 
 
 def test_a_wide_table_goes_on_below_in_a_narrow_terminal() -> None:
-    table = tables.Table(
-        "t", ["Model", "At", *(f"Number {i}" for i in range(8))], [["SegNet", "best", *"12345678"]], []
-    )
+    table = Table("t", ["Model", "At", *(f"Number {i}" for i in range(8))], [["SegNet", "best", *"12345678"]], [])
     for width, pieces in ((200, 1), (60, 3)):
         console = Console(width=width, record=True, quiet=True)
         console.quiet = False
@@ -124,7 +138,7 @@ def test_a_wide_table_goes_on_below_in_a_narrow_terminal() -> None:
 
 
 def test_layouts_hold_the_same_cells() -> None:
-    table = tables.Table("t", ["Model", "At", "G"], [["a|b", "best", "1.00"]], ["a note"])
+    table = Table("t", ["Model", "At", "G"], [["a|b", "best", "1.00"]], ["a note"])
     assert (
         render.markdown(table)
         == "## t\n\n| Model | At | G |\n| :-- | :-- | --: |\n| a\\|b | best | 1.00 |\n\n- a note\n"

@@ -47,3 +47,6 @@ def main() -> None:
     except SegbenchError as error:
         typer.echo(f"segbench: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written: nobody's bug, and not worth a traceback
+        typer.echo(f"segbench: {error}", err=True)
+        sys.exit(1)

@@ -9,7 +9,7 @@ from segbench.data import open_splits
 from segbench.data.dataset import Dataset
 from segbench.errors import DataError
 from segbench.store.files import Results, Work
-from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, count_classes, file_digest, needed_splits, resolve_keys
 from segbench.suite.schema import Suite
 
 
@@ -22,11 +22,12 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
     except DataError as error:
         console.print(f"The data is not here, so nothing is known to be done: {error}", style="yellow", soft_wrap=True)
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
+    classes = count_classes(runs, datasets)
     known = bool(digests) or runs[0].data is None
     table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
     images = 0
     for run in runs:
-        keys = resolve_keys(run, digests, file_digest(run.weights)) if known else None
+        keys = resolve_keys(run, classes, digests, file_digest(run.weights)) if known else None
         record = Results(results).find(run.suite, keys.record) if keys else None
         finished = record is not None and record.status == "done"
         train, left = training_words(run, keys, Work(work), finished)

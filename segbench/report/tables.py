@@ -4,6 +4,7 @@
 `summary` averages over seeds and prints percent; "n/a" stands where nothing was measured, never 0.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from segbench.scoring import Counts
 from segbench.store.files import record_folders
 from segbench.store.record import Record, read_counts, read_record
 
-KEYS = ["label", "checkpoint"]
+GROUP = ["suite", "label", "asked", "checkpoint"]
+"""What seeds are averaged within: everything but the seed is the same."""
+
 SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
 RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
 
@@ -39,11 +42,8 @@ def read(paths: Iterable[Path]) -> list[Kept]:
 
 
 def current(kept: Sequence[Kept]) -> list[Kept]:
-    """The newest record of each run, in the order in which the runs were made; done ones before failed ones."""
-    newest: dict[tuple[str, str, Any], Kept] = {}
-    for item in sorted(kept, key=lambda k: k.record.status == "done"):
-        run = item.record.run
-        newest[run["suite"], run["label"], run["seed"]] = item
+    """The newest record of each run of a suite (label and seed), done or failed, in the order of `kept`."""
+    newest = {(k.record.run["suite"], k.record.run["label"], k.record.run["seed"]): k for k in kept}
     return [item for item in kept if item in newest.values()]
 
 
@@ -61,6 +61,7 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         "label": record.run["label"],
         "model": record.run["model"],
         "seed": record.run["seed"],
+        "asked": asked(record),
         "record": record.id,
         **(costs(Usage.from_dict(record.usage)) if record.usage else {}),
     }
@@ -71,6 +72,12 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         for e in record.evaluations
     ]
     return scored or [base | {"checkpoint": ""}]
+
+
+def asked(record: Record) -> str:
+    """A run's settings and test data without its seed: records in which they agree differ in chance alone."""
+    settings = {key: value for key, value in record.run.items() if key != "seed"}
+    return json.dumps([settings, record.keys["data"].get("test")], sort_keys=True)
 
 
 def scores(counts: Counts) -> dict[str, float]:
@@ -126,7 +133,7 @@ def summary(kept: Sequence[Kept]) -> Table:
         names = score_columns(data)
         costs_shown = [key for key in COSTS if key in data]
         columns += [*names.values(), *(COSTS[key][0] for key in costs_shown)]
-        for (label, checkpoint), group in data.groupby(KEYS, sort=False):
+        for (_, label, _, checkpoint), group in data.groupby(GROUP, sort=False):
             numbers = [spread(group[key] * 100, 2) for key in names]
             times = [spread(group[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
             rows.append([str(label), at(str(checkpoint), group), *numbers, *times])

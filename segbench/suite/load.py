@@ -19,7 +19,14 @@ from segbench.suite.plan import Run, plan
 from segbench.suite.schema import Suite
 
 Where = tuple[str | int, ...]
-THINGS = {"Suite": "a suite", "ModelSpec": "a model", "DataSpec": "data", "ScoreSpec": "score", "Sgd": "sgd"}
+THINGS = {
+    "Suite": "a suite",
+    "ModelSpec": "a model",
+    "Recipe": "a recipe",
+    "DataSpec": "data",
+    "ScoreSpec": "score",
+    "Sgd": "sgd",
+}
 
 
 class Loader(yaml.SafeLoader):

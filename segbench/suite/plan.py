@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from segbench.data.dataset import Dataset
 from segbench.data.spec import DataSpec
 from segbench.engine.recipe import TRAIN_VERSION, Recipe
 from segbench.errors import SettingError
@@ -120,11 +121,15 @@ def digest(value: Any) -> str:
 
 
 def resolve_keys(
-    run: Run, data: Mapping[str, str], weights: str | None = None, machine: Mapping[str, str | None] | None = None
+    run: Run,
+    classes: int,
+    data: Mapping[str, str],
+    weights: str | None = None,
+    machine: Mapping[str, str | None] | None = None,
 ) -> Keys:
-    """Keys of a run, given the digests of its splits (`train`, `val`, `test`) and of its given weights, and, for the
-    profile, the device and library versions."""
-    model = {"model": run.model, "options": run.options, "classes": run.classes}
+    """Keys of a run, given the number of classes, the digests of its splits (`train`, `val`, `test`) and of its given
+    weights, and, for the profile, the device and library versions."""
+    model = {"model": run.model, "options": run.options, "classes": classes}
     train = None
     if run.recipe:
         validation = data.get("val") if run.recipe.validate_every else None
@@ -150,6 +155,11 @@ def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
                 f"--only {word}: the suite has no such model{did_you_mean(word, known)} (it has {', '.join(known)})"
             )
     return [run for run in runs if not only or run.model in only or run.label in only]
+
+
+def count_classes(runs: Sequence[Run], datasets: Mapping[str, Dataset]) -> int:
+    """The classes of the data, or what the suite says where it has none."""
+    return next((len(dataset.classes) for dataset in datasets.values()), runs[0].classes)
 
 
 def needed_splits(runs: Sequence[Run]) -> list[str]:

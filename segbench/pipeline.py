@@ -55,15 +55,23 @@ def execute(prepared: Prepared, work: Work, results: Results) -> Iterator[Event]
         record = blank(run, keys, prepared)
         try:
             record = yield from perform(record, run, keys, prepared, frames, work)
+            folder = results.write(run.suite, record, kept_files(record, keys, work))
         except Exception as error:  # whatever it was, the other runs go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            record = replace(record, status="failed", reason=reason, traceback=traceback.format_exc())
-        files: dict[str, Path] = {}
-        for e in record.evaluations:
-            place = work.place("evaluate", keys.evaluate[e.checkpoint])
-            files |= {e.counts: place / "counts.npz"}
-            files |= {path: place / "maps" / Path(path).name for path in e.maps.values()}
-        yield Finished(record, results.write(run.suite, record, files))
+            text = traceback.format_exc()
+            record = replace(blank(run, keys, prepared), status="failed", reason=reason, traceback=text)
+            folder = results.write(run.suite, record, {})
+        yield Finished(record, folder)
+
+
+def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
+    """Where the files of a record lie now, by where they go inside its folder."""
+    files: dict[str, Path] = {}
+    for e in record.evaluations:
+        place = work.place("evaluate", keys.evaluate[e.checkpoint])
+        files |= {e.counts: place / "counts.npz"}
+        files |= {path: place / "maps" / Path(path).name for path in e.maps.values()}
+    return files
 
 
 def perform(
@@ -76,7 +84,8 @@ def perform(
         facts = yield from evaluated(run, at, keys, prepared, frames["test"], work)
         record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
     if run.profile:
-        record = replace(record, usage=(yield from profiled(run, keys, prepared, work)))
+        costs = yield from profiled(run, keys, prepared, work)
+        record = replace(record, usage=costs["usage"], profiled_on=costs["environment"])
     return record
 
 

@@ -11,10 +11,11 @@ from segbench.data import open_splits
 from segbench.data.class_weights import ClassCounts
 from segbench.data.dataset import Dataset
 from segbench.data.preflight import require
+from segbench.errors import ModelError, SegbenchError
 from segbench.models.build import build, load_weights
 from segbench.profiling.device import device_name
 from segbench.store.environment import library_versions
-from segbench.suite.plan import Keys, Run, count_classes, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Prepared:
     train_counts: ClassCounts | None
     device: torch.device
     device_name: str
-    num_classes: int
+
+    @property
+    def num_classes(self) -> int:
+        return self.runs[0].classes
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -36,7 +40,8 @@ class Prepared:
 
     @property
     def any_dataset(self) -> Dataset | None:
-        return next(iter(self.datasets.values()), None)
+        """The split that scores are made on, where there is one."""
+        return self.datasets.get("test") or next(iter(self.datasets.values()), None)
 
 
 def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = None) -> Prepared:
@@ -45,15 +50,26 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     counts = {split: require(dataset) for split, dataset in datasets.items()}
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
     name = device_name(device)
-    machine = {"device": name, **library_versions()}
-    classes = count_classes(runs, datasets)
-    keys = [resolve_keys(run, classes, digests, file_digest(run.weights), machine) for run in runs]
-    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name, classes)
+    # On a CPU the number of threads decides the time as the card does on a GPU.
+    threads = str(torch.get_num_threads()) if device.type == "cpu" else None
+    machine = {"device": name, "threads": threads, **library_versions()}
+    keys = [resolve_keys(run, digests, file_digest(run.weights), machine) for run in runs]
+    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
     for run in {(run.model, run.weights, str(run.options)): run for run in runs}.values():
+        check_model(run, prepared)
+    return prepared
+
+
+def check_model(run: Run, prepared: Prepared) -> None:
+    """Everything that a model can refuse: its options, its weights, the sizes that it is trained and timed at."""
+    try:
         # On the meta device a model costs no memory; weights can only be checked against a real one.
         with torch.device("cpu" if run.weights else "meta"):
             network(run, prepared)
-    return prepared
+        with torch.device("meta"):
+            build(run.model, run.classes, run.options, run.profile.res if run.profile else prepared.size)
+    except SegbenchError as error:
+        raise ModelError(f"{run.where}: {error}") from None
 
 
 def network(run: Run, prepared: Prepared) -> nn.Module:

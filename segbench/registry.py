@@ -44,6 +44,8 @@ class Registry:
         family, colon, member = name.partition(":")
         if colon and member and f"{family}:" in self.entries:
             return self.entries[f"{family}:"]
+        if name in self.entries:
+            raise SettingError(f'{self.kind} "{name}" names a family; put one of its members behind the colon')
         known = ", ".join(f"{n}NAME" if n.endswith(":") else n for n in self.entries)
         raise SettingError(f'unknown {self.kind} "{name}"{did_you_mean(name, self.entries)} (known: {known})')
 

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from segbench.metrics.boundary import boundary_counts, tolerance_squared
 from segbench.metrics.confusion import confusion
-from segbench.spec import Spec
+from segbench.spec import Spec, one_or_more
 
 EVALUATE_VERSION = 1
 """Part of every evaluation's key: raised when a change changes what is counted."""
@@ -30,27 +30,36 @@ def _check_tolerance(text: Any) -> str:
     match = TOLERANCE.fullmatch(str(text).strip())
     if not match:
         raise ValueError(f'"{text}" is not a tolerance; write a share of the diagonal (0.75%) or pixels (4px)')
-    return match[1] + match[2]
+    number = match[1].rstrip("0").rstrip(".") if "." in match[1] else match[1]  # 0.750% is 0.75%
+    return number + match[2]
 
 
 Tolerance = Annotated[str, BeforeValidator(_check_tolerance)]
 """`0.75%` of the image diagonal, or `4px`: text, so that the comparison can be exact."""
 
 Rule = Literal["bsds", "distance"]
-Checkpoint = PositiveInt | Literal["best", "last"]
+
+
+def _check_checkpoint(value: Any) -> int | str:
+    if value in ("best", "last") or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f'"{value}" is not a checkpoint; write an iteration (5000), best or last')
+
+
+Checkpoint = Annotated[int | str, PlainValidator(_check_checkpoint)]
 
 
 class BoundarySpec(Spec):
     """Which boundary counts are made; the defaults are the SegNet authors' script (`computeBFmeasure.m`)."""
 
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = ("bsds",)
-    tolerances: Annotated[tuple[Tolerance, ...], Field(min_length=1)] = ("0.75%",)
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(one_or_more), Field(min_length=1)] = ("bsds",)
+    tolerances: Annotated[tuple[Tolerance, ...], BeforeValidator(one_or_more), Field(min_length=1)] = ("0.75%",)
 
 
 class ScoreSpec(Spec):
     """What is counted, and after which iterations (`best`: the checkpoint that the recipe's `select_by` chose)."""
 
-    at: Annotated[tuple[Checkpoint, ...], Field(min_length=1)] = ("last",)
+    at: Annotated[tuple[Checkpoint, ...], BeforeValidator(one_or_more), Field(min_length=1)] = ("last",)
     boundary: BoundarySpec | None = BoundarySpec()
 
 

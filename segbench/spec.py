@@ -10,6 +10,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 
+def one_or_more(value: Any) -> Any:
+    """`seeds: 0` is short for `seeds: [0]`."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 class Spec(BaseModel):
     """A frozen group of settings."""
 
@@ -17,14 +22,17 @@ class Spec(BaseModel):
 
 
 def parse_size(value: Any) -> Any:
-    """`"360x480"` -> (360, 480); other values pass on to pydantic."""
+    """`"360x480"` -> (360, 480); a pair of positive integers stays what it is."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([1-9]\d{0,4})\s*x\s*([1-9]\d{0,4})\s*", value)
         if not match:
             raise ValueError(f'"{value}" is not a size; write HEIGHTxWIDTH, as in 360x480')
         return int(match[1]), int(match[2])
-    if isinstance(value, tuple | list) and (len(value) != 2 or min(value) < 1):
-        raise ValueError("a size is two positive numbers, HEIGHTxWIDTH")
+    whole = (
+        isinstance(value, tuple | list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    )
+    if not whole:
+        raise ValueError("a size is two positive whole numbers; write HEIGHTxWIDTH, as in 360x480")
     return value
 
 

@@ -6,9 +6,10 @@ half-way goes on (training) or starts again (the short ones).
 
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from segbench.preparation import Prepared, network
 from segbench.profiling.profile import profile
 from segbench.store.environment import environment
 from segbench.store.files import Work
-from segbench.suite.plan import Keys, Run, kept_iterations
+from segbench.suite.plan import Keys, Run, file_digest, kept_iterations
 
 Facts = dict[str, Any]
 
@@ -35,7 +36,7 @@ class Profiling(NamedTuple):
 
 
 def here(prepared: Prepared) -> Facts:
-    """The machine that a stage ran on."""
+    """On what, and when, a stage ran."""
     return environment(prepared.device_name, torch.get_num_threads())
 
 
@@ -46,9 +47,11 @@ def trained(
     assert run.recipe is not None and keys.train is not None and run.seed is not None
     keep = kept_iterations(prepared.runs, prepared.keys, keys.train)
     facts, place = work.facts("train", keys.train), work.place("train", keys.train)
-    if facts and all((place / f"{iteration}.safetensors").is_file() for iteration in keep):
+    if facts and kept_all(place, keep, facts["selected"]):
         return facts
-    if facts:  # finished once, for a suite that kept fewer checkpoints
+    if facts:
+        # Finished once, for a suite that kept fewer checkpoints; what that one kept stays wanted.
+        keep |= {int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()}
         shutil.rmtree(place)
     weights = None
     if run.recipe.class_weights != "natural":
@@ -67,6 +70,7 @@ def trained(
         keep=keep,
     )
     facts = asdict(progress) | {
+        "digest": file_digest(str(place / f"{run.recipe.iterations}.safetensors")),
         "class_weights": None if weights is None else [round(float(w), 6) for w in weights],
         "environment": here(prepared),
     }
@@ -75,19 +79,29 @@ def trained(
     return facts
 
 
+def kept_all(place: Path, keep: Collection[int], selected: int | None) -> bool:
+    """Whether a finished training's checkpoints are all there."""
+    names = [str(iteration) for iteration in keep] + ([f"best-{selected}"] if selected else [])
+    return all((place / f"{name}.safetensors").is_file() for name in names)
+
+
 def evaluated(
     run: Run, at: str, keys: Keys, prepared: Prepared, frames: Frames, work: Work
 ) -> Generator[Scored, None, Facts]:
-    """Predict and count the test split with one checkpoint."""
+    """Predict and count the test split with one checkpoint of the training that is there now."""
     assert run.score is not None
     key = keys.evaluate[at]
+    training = work.facts("train", keys.train)
+    network_digest = training["digest"] if training else None
     facts = work.facts("evaluate", key)
-    if facts:
+    # A training that was done again need not have come out the same on a GPU; its old scores are not its own.
+    if facts and facts.pop("network") == network_digest and (work.place("evaluate", key) / "counts.npz").is_file():
         return facts
     model = network(run, prepared)
     iteration = None
-    if keys.train:
-        iteration = checkpoint.load_weights(work.place("train", keys.train) / f"{at}.safetensors", model)
+    if training and keys.train:
+        name = f"best-{training['selected']}" if at == "best" else at
+        iteration = checkpoint.load_weights(work.place("train", keys.train) / f"{name}.safetensors", model)
     folder, began = work.folder("evaluate", key), time.perf_counter()
     maps = yield from evaluate(model, frames, prepared.num_classes, run.score, prepared.device, folder)
     facts = {
@@ -99,7 +113,7 @@ def evaluated(
         "seconds": time.perf_counter() - began,
         "environment": here(prepared),
     }
-    work.finish("evaluate", key, facts)
+    work.finish("evaluate", key, facts | {"network": network_digest})
     return facts
 
 
@@ -112,6 +126,7 @@ def profiled(run: Run, keys: Keys, prepared: Prepared, work: Work) -> Generator[
     yield Profiling(run.label)
     factory = partial(build, run.model, prepared.num_classes, run.options, run.profile.res)
     usage = profile(factory, prepared.num_classes, run.profile, str(prepared.device))
+    facts = {"usage": usage.to_dict(), "environment": here(prepared)}
     work.folder("profile", keys.profile)
-    work.finish("profile", keys.profile, usage.to_dict())
-    return usage.to_dict()
+    work.finish("profile", keys.profile, facts)
+    return facts

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from rich.console import Console
 
 from segbench.report import render, tables
@@ -20,6 +19,14 @@ RECIPE = {
     "class_weights": "natural",
     "select_by": "mean_iou",
     "validate_every": 5,
+}
+MACHINE = {
+    "device": "Abacus",
+    "threads": 1,
+    "segbench": "0",
+    "commit": "c0ffee",
+    "libraries": {"torch": "2"},
+    "date": "2026-01-01T00:00:00Z",
 }
 # Two classes, 100 pixels, 10 of them void: 60 right of 70 of class 0 (one as void), 15 right of 20 of class 1.
 CONFUSION = np.array([[[60, 9, 1], [5, 15, 0], [7, 3, 0]]])
@@ -37,13 +44,11 @@ def make(root: Path, label: str, seed: int | None = 0, confusion: np.ndarray = C
         "status": "done",
         "reason": None,
         "run": {"suite": "hand", "label": label, "model": label, "seed": seed, "recipe": RECIPE, "score": score},
-        "keys": {"data": {"test": "abc"}},
+        "keys": {"data": {"test": "abc"}, "group": label},
         "data": {"name": "hand", "origin": "by hand", "classes": ["x", "y"], "size": "10x10"},
-        "environment": {
-            "device": "Abacus", "threads": 1, "segbench": "0", "commit": "c0ffee", "libraries": {"torch": "2"},
-        },
+        "environment": MACHINE,
         "training": None,
-        "evaluations": [Evaluation("best", 5, "test", 1, "10x10", "counts-best.npz")],
+        "evaluations": [Evaluation("best", 5, "test", 1, "10x10", "counts-best.npz", environment=MACHINE)],
         "usage": None,
         "created": "2026-01-01T00:00:00Z",
     }  # fmt: skip
@@ -87,7 +92,7 @@ def test_failed_superseded_and_unlike_records_are_said(tmp_path: Path) -> None:
     make(tmp_path, "A", id="A-old", confusion=CONFUSION * 0)
     make(tmp_path, "A", created="2026-02-01T00:00:00Z")
     make(tmp_path, "B", status="failed", reason="OSError: disk full", evaluations=[])
-    make(tmp_path, "C", keys={"data": {"test": "other"}})
+    make(tmp_path, "C", keys={"data": {"test": "other"}, "group": "C"})
     table = tables.summary(tables.read([tmp_path]))
     assert row(table, "A")["G"] == f"{G * 100:.2f}"
     assert row(table, "B")["At"] == "seed 0 failed: OSError: disk full"
@@ -97,12 +102,29 @@ def test_failed_superseded_and_unlike_records_are_said(tmp_path: Path) -> None:
 
 
 def test_only_records_that_differ_in_the_seed_alone_are_averaged(tmp_path: Path) -> None:
-    make(tmp_path, "A", 0)
-    run = make(tmp_path, "B", 0).run
-    make(tmp_path, "A", 1, run=run | {"label": "A", "seed": 1, "recipe": RECIPE | {"iterations": 9}})
+    run = make(tmp_path, "A", 0).run
+    other = run | {"seed": 1, "recipe": RECIPE | {"iterations": 9, "optimizer": RECIPE["optimizer"] | {"lr": 0.5}}}
+    make(tmp_path, "A", 1, run=other, keys={"data": {"test": "abc"}, "group": "smoke"})
     table = tables.summary(tables.read([tmp_path]))
-    assert [r[0] for r in table.rows].count("A") == 2
+    assert [r[0] for r in table.rows] == ["A (lr 0.1, iterations 5)", "A (lr 0.5, iterations 9)"]
     assert not any("±" in cell for r in table.rows for cell in r)
+
+
+def test_each_row_says_how_many_seeds_it_averages(tmp_path: Path) -> None:
+    for label, seed in (("A", 0), ("A", 1), ("B", 0)):
+        make(tmp_path, label, seed)
+    make(tmp_path, "B", 1, status="failed", reason="E", evaluations=[])
+    table = tables.summary(tables.read([tmp_path]))
+    assert [r[:3] for r in table.rows] == [
+        ["A", "best (5)", "2"],
+        ["B", "best (5)", "1"],
+        ["B", "seed 1 failed: E", "n/a"],
+    ]
+    assert row_of(table, 0)["G"] == f"{G * 100:.2f} ± 0.00"
+
+
+def row_of(table: Table, index: int) -> dict[str, str]:
+    return dict(zip(table.columns, table.rows[index], strict=True))
 
 
 def test_a_newer_failure_hides_an_older_success(tmp_path: Path) -> None:
@@ -113,8 +135,27 @@ def test_a_newer_failure_hides_an_older_success(tmp_path: Path) -> None:
 
 def test_a_done_record_is_never_replaced(tmp_path: Path) -> None:
     make(tmp_path, "A")
-    with pytest.raises(AssertionError, match="done and must not be replaced"):
+    before = {p: p.read_bytes() for p in (tmp_path / "hand").rglob("*") if p.is_file()}
+    make(tmp_path, "A", created="2027-01-01T00:00:00Z")
+    assert {p: p.read_bytes() for p in (tmp_path / "hand").rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_that_lost_its_record_or_counts_is_replaced(tmp_path: Path) -> None:
+    for lost in ("record.json", "counts-best.npz"):
         make(tmp_path, "A")
+        (tmp_path / "hand/A-0" / lost).unlink()
+        assert Results(tmp_path).find("hand", "A-0") is None
+        make(tmp_path, "A")
+        assert Results(tmp_path).find("hand", "A-0") is not None
+
+
+def test_where_each_stage_ran_is_said(tmp_path: Path) -> None:
+    training = {"environment": MACHINE | {"device": "H100", "commit": "0ld"}}
+    make(tmp_path, "A", training=training)
+    lines = [n for n in tables.summary(tables.read([tmp_path])).notes if n.startswith("Machine")]
+    assert len(lines) == 2
+    assert lines[0].startswith("Machine (trained): H100") and "0ld" in lines[0]
+    assert lines[1].startswith("Machine (scored): Abacus")
 
 
 def test_what_was_not_measured_is_not_zero(tmp_path: Path) -> None:

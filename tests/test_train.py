@@ -103,10 +103,16 @@ def test_training_learns_validates_and_keeps(tmp_path: Path, frames: dict[str, F
     assert len(losses) == 60 and np.mean(losses[-10:]) < 0.7 * np.mean(losses[:3])
     assert [v.iteration for v in validations] == [20, 40, 60]
     assert validations[0].best
-    kept = {p.name for p in tmp_path.glob("*.safetensors")}
-    assert kept == {"4.safetensors", "8.safetensors", "60.safetensors", "best.safetensors", "resume.safetensors"}
     best = max(validations, key=lambda v: v.score).iteration
-    assert checkpoint.load_weights(tmp_path / "best.safetensors", Tiny()) == best
+    kept = {p.name for p in tmp_path.glob("*.safetensors")}
+    assert kept == {
+        "4.safetensors",
+        "8.safetensors",
+        "60.safetensors",
+        f"best-{best}.safetensors",
+        "resume.safetensors",
+    }
+    assert checkpoint.load_weights(tmp_path / f"best-{best}.safetensors", Tiny()) == best
 
 
 @pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1}, {"name": "adamw", "lr": 0.01}])
@@ -126,7 +132,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     progress = run_to_end(steps)
     assert same(whole, resumed)
     assert progress.losses == expected.losses and progress.validations == expected.validations
-    for name in ("4.safetensors", "12.safetensors", "best.safetensors"):
+    for name in ("4.safetensors", "12.safetensors", f"best-{progress.selected}.safetensors"):
         first, second = (checkpoint.read(tmp_path / part / name)[0] for part in ("whole", "parts"))
         assert all(torch.equal(first[key], second[key]) for key in first)
 

@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Train, score and profile segmentation models from one YAML suite, and compare them with the papers.\n\n"
+    help="Train, score and profile segmentation models from one YAML suite, and compare them in a table.\n\n"
     "Start with `segbench run suites/quickstart.yaml`: synthetic data, no GPU, a table in under three minutes.",
 )
 for command in (run, report, profile, models, datasets, clean):

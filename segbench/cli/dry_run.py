@@ -9,7 +9,7 @@ from segbench.data import open_splits
 from segbench.data.dataset import Dataset
 from segbench.errors import DataError
 from segbench.store.files import Results, Work
-from segbench.suite.plan import Keys, Run, count_classes, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
 from segbench.suite.schema import Suite
 
 
@@ -22,19 +22,21 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
     except DataError as error:
         console.print(f"The data is not here, so nothing is known to be done: {error}", style="yellow", soft_wrap=True)
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
-    classes = count_classes(runs, datasets)
     known = bool(digests) or runs[0].data is None
     table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
-    images = 0
+    images, todo = 0, list[Run]()
     for run in runs:
-        keys = resolve_keys(run, classes, digests, file_digest(run.weights)) if known else None
+        keys = resolve_keys(run, digests, file_digest(run.weights)) if known else None
         record = Results(results).find(run.suite, keys.record) if keys else None
         finished = record is not None and record.status == "done"
-        train, left = training_words(run, keys, Work(work), finished)
+        train, left = training_words(run, keys, Work(work), finished or kept(run, keys, Work(work)))
         images += left
+        todo += [run] if left else []
         table.add_row(run.name, train, scoring_words(run, keys, Work(work), finished), profile_words(run, finished))
     console.print(table)
-    console.print(f"To train: {images:,} images in all. {scoring_load(runs, datasets)}{speed_words(runs, results)}")
+    console.print(
+        f"To train: {images:,} images in all. {scoring_load(runs, datasets)}{speed_words(runs, todo, results)}"
+    )
 
 
 def training_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> tuple[str, int]:
@@ -42,11 +44,19 @@ def training_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> t
     if not run.recipe:
         return "nothing to train", 0
     recipe = run.recipe
-    if finished or (keys and work.facts("train", keys.train)):
+    if finished:
         return "done", 0
     begun = keys and keys.train and (work.place("train", keys.train) / "resume.safetensors").exists()
     words = f"{'goes on, of ' if begun else ''}{recipe.iterations} iterations of {recipe.batch_size}"
     return words, recipe.iterations * recipe.batch_size
+
+
+def kept(run: Run, keys: Keys | None, work: Work) -> bool:
+    """Whether the training is finished and has every checkpoint that this run scores."""
+    if not keys or not keys.train or not work.facts("train", keys.train):
+        return False
+    place = work.place("train", keys.train)
+    return all((place / f"{at}.safetensors").is_file() for at in run.checkpoints if at != "best")
 
 
 def scoring_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> str:
@@ -69,7 +79,7 @@ def scoring_load(runs: list[Run], datasets: dict[str, Dataset]) -> str:
     return f"To score: {len(datasets['test']):,} images a checkpoint. "
 
 
-def speed_words(runs: list[Run], results: Path) -> str:
+def speed_words(runs: list[Run], todo: list[Run], results: Path) -> str:
     """Hours by earlier records of the same models and recipes' batch, where there are some; no guess otherwise."""
     from segbench.store.files import record_folders
     from segbench.store.record import read_record
@@ -80,10 +90,10 @@ def speed_words(runs: list[Run], results: Path) -> str:
             record = read_record(folder)
             if record.training and record.run["suite"] == runs[0].suite:
                 rates[record.run["label"]] = record.training["seconds"] / record.training["iteration"]
-    estimates = [rates[r.label] * r.recipe.iterations for r in runs if r.recipe and r.label in rates]
+    estimates = [rates[r.label] * r.recipe.iterations for r in todo if r.recipe and r.label in rates]
     if not estimates:
         return "No earlier record of this suite says how long that takes."
     return (
-        f"By {len(rates)} earlier records on their own machines, training {len(estimates)} of the {len(runs)} runs "
+        f"By {len(rates)} earlier records on their own machines, training {len(estimates)} of the {len(todo)} left "
         f"takes {sum(estimates) / 3600:.2f} h."
     )

@@ -72,7 +72,13 @@ def read_spec(res: str, repetitions: int, memory: bool) -> Any:
 
 def read_options(texts: list[str]) -> dict[str, Any]:
     """`width=0.5` -> {"width": 0.5}, values as in YAML."""
+    from segbench.errors import SettingError
     from segbench.suite.load import parse_set
 
-    parsed = (parse_set(text, "--option") for text in texts)
-    return {str(where[0]): value for where, value in parsed}
+    options = {}
+    for text in texts:
+        where, value = parse_set(text, "--option")
+        if len(where) > 1:
+            raise SettingError(f"--option {text}: an option of a model is one word, as in width=0.5")
+        options[str(where[0])] = value
+    return options

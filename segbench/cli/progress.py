@@ -70,7 +70,8 @@ class Lines:
         self.console = console
         self.run = ""
         self.iterations = 0
-        self.spoken = time.monotonic()
+        self.first: int | None = None
+        self.began = self.spoken = time.monotonic()
 
     def __enter__(self) -> "Lines":
         return self
@@ -84,6 +85,7 @@ class Lines:
             case Started():
                 self.run = f"[{event.number}/{event.total}] {event.run.name}"
                 self.iterations = event.run.recipe.iterations if event.run.recipe else 0
+                self.first = None
                 self.say("has a record already" if event.skipped else "started")
             case Validation():
                 self.say(f"iteration {event.iteration}: validation {event.score * 100:.2f}" + " (best)" * event.best)
@@ -92,8 +94,11 @@ class Lines:
             case Finished():
                 failed = event.record.status == "failed"
                 self.say(f"failed: {event.record.reason}" if failed else f"done: {event.folder}")
+            case Step() if self.first is None:
+                self.first, self.began = event.iteration, time.monotonic()
             case Step() if self.silent():
-                left = (self.iterations - event.iteration) * event.seconds
+                pace = (time.monotonic() - self.began) / (event.iteration - (self.first or 0))
+                left = (self.iterations - event.iteration) * pace
                 self.say(
                     f"iteration {event.iteration}/{self.iterations}, loss {event.loss:.3f}, "
                     f"{event.images_per_s:.1f} images/s, about {left / 60:.0f} min left"

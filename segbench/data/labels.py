@@ -1,12 +1,14 @@
 """Readers of frames and annotations, and what they report of a file that does not fit.
 
 An annotation holds one id a pixel. Accepted are 8-bit grey and palette images, the latter as the stored indices
-whatever their colours, and 16-bit grey where every id fits a byte. Colour images and lossy formats are refused: their
-ids would be guesses. File ids become classes 0..K-1 with K = void by a lookup table; an id that the table does not know
+whatever their colours, and 16-bit grey where every id fits a byte, in formats that keep ids as they are: PNG, BMP, GIF
+and TIFF without lossy compression. Colour images are refused, and formats that may be lossy (JPEG, JPEG 2000, WebP,
+AVIF) or stretch values (PGM): their ids would be guesses. File ids become classes 0..K-1 with K = void by a lookup table; an id that the table does not know
 is an error, never void. Pillow's guard against decompression bombs stays on, and an orientation in EXIF is not applied,
 because annotations are drawn on the stored pixels.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -24,8 +26,13 @@ READER_VERSION = 1
 
 REFUSED = 255  # in a lookup table: an id that no class has
 
-# What Pillow's decoders raise on broken files; a broken PNG chunk is a SyntaxError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error, zlib.error)
+# What Pillow's decoders raise on broken files and unknown variants; a broken PNG chunk is a SyntaxError, and
+# RuntimeError includes NotImplementedError.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, RuntimeError)
+_BROKEN += (struct.error, zlib.error)
+_ID_FORMATS = ("PNG", "BMP", "GIF", "TIFF")
+_ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd")
 # Grey PNGs of 2 and 4 bits are stretched to 0..255 by Pillow; this undoes it.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
@@ -55,12 +62,14 @@ class FileProblem(DataError):
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame as RGB; alpha is dropped. Raises `FileProblem` for a missing, broken or more than 8-bit file."""
+    """A frame as RGB; alpha is dropped. Raises `FileProblem` for a missing or broken file, and for more than 8 bits a
+    channel in PNG, TIFF and PPM."""
     with _opened(path, "frame") as image:
+        deep = _is_deep(image)  # asked first, because Pillow forgets it on loading
         _load(image, path, "frame")
-        if image.mode.startswith(("I", "F")):
-            allowed, remedy = "8 bits a channel", "convert it to 8-bit RGB"
-            raise FileProblem(Finding(str(path), f"frame of mode {image.mode}", allowed, remedy))
+        if deep or image.mode.startswith(("I", "F")):
+            found = f"frame of mode {image.mode}" + (", stored with 16 bits" if deep else "")
+            raise FileProblem(Finding(str(path), found, "8 bits a channel", "convert it to 8-bit RGB"))
         return np.array(image.convert("RGB"))
 
 
@@ -68,9 +77,11 @@ def read_ids(path: Path) -> UInt8[np.ndarray, "h w"]:
     """The ids that an annotation stores. Raises `FileProblem` for a missing, broken, colour or lossy file."""
     with _opened(path, "annotation") as image:
         stretch = _STRETCH.get(_raw_mode(image), 1)  # asked first, because Pillow forgets it on loading
+        keeps = _keeps_ids(image)
         _load(image, path, "annotation")
-        if image.format == "JPEG" or image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            found = f"annotation stored as {image.format} of mode {image.mode}"
+        if not keeps or image.mode not in _ID_MODES:
+            compression = f" ({image.info['compression']})" if image.format == "TIFF" else ""
+            found = f"annotation stored as {image.format}{compression} of mode {image.mode}"
             allowed = "one id a pixel: an 8-bit grey or palette PNG"
             raise FileProblem(Finding(str(path), found, allowed, "write class ids, not colours"))
         ids = np.array(image)
@@ -145,6 +156,23 @@ def _unreadable(path: Path, what: str, error: Exception) -> FileProblem:
     # Pillow repeats the path in some messages; the finding has it already.
     reason = " ".join(str(error).replace(f"'{path}'", "the file").split()) or type(error).__name__
     return FileProblem(Finding(str(path), f"{what} cannot be read ({reason})", "a whole image file", "copy it anew"))
+
+
+def _keeps_ids(image: Image.Image) -> bool:
+    """Whether the format gives back the numbers that were put in."""
+    if image.format == "TIFF" and image.info.get("compression") not in _LOSSLESS_TIFF:
+        return False
+    # Pillow turns TIFFs in which 0 is white into their negative ("L;I").
+    return image.format in _ID_FORMATS and not _raw_mode(image).endswith("I")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether Pillow is about to cut a channel's 16 bits to 8. "BGR;16" is a pixel of 16 bits, 5 or 6 a channel."""
+    raw = _raw_mode(image)
+    if image.format == "PPM" and isinstance(image, ImageFile.ImageFile) and image.tile:
+        arguments = image.tile[0][3]
+        return isinstance(arguments, tuple) and len(arguments) > 1 and arguments[1] > 255
+    return re.search(";16", raw) is not None and not raw.startswith("BGR")
 
 
 def _raw_mode(image: Image.Image) -> str:

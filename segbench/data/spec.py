@@ -9,7 +9,7 @@ from segbench.spec import Size, Spec
 
 
 class DataSpec(Spec):
-    """`data:` of a suite. `root` is used when neither `--data` nor `SEGBENCH_DATA` says otherwise.
+    """`data:` of a suite. `--data` goes before `root`, and `root` before the environment's `SEGBENCH_DATA`.
 
     `size` (height x width) resizes images and labels, and scores are then at that size; without it a dataset keeps its
     own. `options` are the keyword arguments of the dataset's constructor; `check_options` says which exist.

@@ -106,7 +106,8 @@ class SunRgbd(FileDataset):
 def _numbered(folder: Path, source: str) -> list[Frame]:
     """The frames of a folder by number, each with the label of its number or, in training, of number + 5050."""
     images = {}
-    for path in (folder / f"SUNRGBD-{source}_images").iterdir():
+    # Backwards, so that of two files of one number the .jpg stays, as it is in the archives.
+    for path in sorted((folder / f"SUNRGBD-{source}_images").iterdir(), reverse=True):
         match = re.fullmatch(r"img-(\d{6})\.(?:jpg|png)", path.name)
         if match:
             images[int(match[1])] = path

@@ -42,7 +42,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RecordError(f"{path}: not a readable checkpoint ({error}); delete it to train again") from error
+        raise broken(path, error) from error
+
+
+def broken(path: Path, error: Exception) -> RecordError:
+    return RecordError(f"{path}: not a readable checkpoint ({error}); delete it to train again")
 
 
 def save_weights(path: Path, model: nn.Module, iteration: int) -> None:
@@ -69,6 +73,21 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
     write(path, tensors, {"progress": json.dumps(asdict(progress))})
 
 
+def peek(path: Path) -> Progress:
+    """How far the training in a file has come, without reading its weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return progress_in(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise broken(path, error) from error
+
+
+def progress_in(metadata: dict[str, str]) -> Progress:
+    saved = json.loads(metadata["progress"])
+    saved["validations"] = [(iteration, score) for iteration, score in saved["validations"]]  # JSON has no tuples
+    return Progress(**saved)
+
+
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Bring model, optimizer and random numbers to where the file was written; its progress."""
     tensors, metadata = read(path)
@@ -84,6 +103,4 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     device = next(model.parameters()).device
     if device.type == "cuda" and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"], device)
-    saved = json.loads(metadata["progress"])
-    saved["validations"] = [(iteration, score) for iteration, score in saved["validations"]]  # JSON has no tuples
-    return Progress(**saved)
+    return progress_in(metadata)

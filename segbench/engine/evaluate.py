@@ -36,7 +36,7 @@ def evaluate(
     for index, (name, truth, prediction) in enumerate(predict(model, frames, device)):
         counts.append((name, count(truth, prediction, num_classes, spec)))
         if index in chosen:
-            maps[name] = f"maps/{Path(name).name}.png"
+            maps[name] = f"maps/{name.replace('/', '_')}.png"
             write_map(folder / maps[name], prediction, frames.dataset.palette)
         yield Scored(name, index + 1, len(frames))
     gather(counts).save(folder / "counts.npz")

@@ -7,12 +7,17 @@ that was released, and in none of the paper's sentences.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from segbench.spec import Spec
 
 TRAIN_VERSION = 1
 """Part of every training's key: raised when a change of the engine changes what is trained."""
+
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Sgd(Spec):
@@ -22,18 +27,18 @@ class Sgd(Spec):
     """
 
     name: Literal["sgd"] = "sgd"
-    lr: PositiveFloat
-    momentum: NonNegativeFloat = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
+    lr: Rate
+    momentum: Momentum = 0.9
+    weight_decay: Decay = 5e-4
 
 
 class AdamW(Spec):
     """torch.optim.AdamW, for modern networks (Loshchilov & Hutter, arXiv:1711.05101)."""
 
     name: Literal["adamw"]
-    lr: PositiveFloat
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 1e-2
+    lr: Rate
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    weight_decay: Decay = 1e-2
 
 
 class Recipe(Spec):

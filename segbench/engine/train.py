@@ -122,16 +122,17 @@ def train(
     validation: Frames | None = None,
     keep: Collection[int] = (),
 ) -> Generator[Step | Validation, None, Progress]:
-    """Train `model` in place; keeps `<iteration>.safetensors`, `best.safetensors` and `resume.safetensors` in folder.
+    """Train `model` in place; keeps `<iteration>.safetensors`, the selected `best-<iteration>.safetensors` and
+    `resume.safetensors` in folder.
 
     `class_weights` [K]; `keep`: iterations whose weights are kept beside the last. When `folder` holds an interrupted
-    training, goes on from there. Raises `TrainingError` when the loss is not finite.
+    training that kept all of them so far, goes on from there. Raises `TrainingError` when the loss is not finite.
     """
     model.to(device)
     weights = None if class_weights is None else class_weights.to(device)
     optimizer = make_optimizer(model, recipe)
     resume = folder / "resume.safetensors"
-    progress = checkpoint.load_state(resume, model, optimizer) if resume.exists() else Progress()
+    progress = checkpoint.load_state(resume, model, optimizer) if can_go_on(folder, keep) else Progress()
     saved = time.monotonic()
     try:
         while progress.iteration < recipe.iterations:
@@ -149,15 +150,32 @@ def train(
             progress.seconds += time.perf_counter() - began
             if progress.iteration in keep or progress.iteration == recipe.iterations:
                 checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
-            if time.monotonic() - saved > SAVE_EVERY_S or progress.iteration == recipe.iterations:
-                checkpoint.save_state(resume, model, optimizer, progress)
+            if time.monotonic() - saved > SAVE_EVERY_S or len(events) > 1 or progress.iteration == recipe.iterations:
+                save(folder, model, optimizer, progress)
                 saved = time.monotonic()
             yield from events
     except GeneratorExit:
         # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
-        checkpoint.save_state(resume, model, optimizer, progress)
+        save(folder, model, optimizer, progress)
         raise
     return progress
+
+
+def can_go_on(folder: Path, keep: Collection[int]) -> bool:
+    """Whether an interrupted training is there that kept every checkpoint that is now asked for."""
+    resume = folder / "resume.safetensors"
+    if not resume.exists():
+        return False
+    reached = checkpoint.peek(resume).iteration
+    return all((folder / f"{iteration}.safetensors").exists() for iteration in keep if iteration <= reached)
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Save the state to go on from; then, not before, the checkpoints that it no longer selects may go."""
+    checkpoint.save_state(folder / "resume.safetensors", model, optimizer, progress)
+    for path in folder.glob("best-*.safetensors"):
+        if path.name != f"best-{progress.selected}.safetensors":
+            path.unlink()
 
 
 def is_due(iteration: int, recipe: Recipe) -> bool:
@@ -181,5 +199,5 @@ def select(
     progress.validations.append((progress.iteration, score))
     if best:
         progress.selected = progress.iteration
-        checkpoint.save_weights(folder / "best.safetensors", model, progress.iteration)
+        checkpoint.save_weights(folder / f"best-{progress.iteration}.safetensors", model, progress.iteration)
     return Validation(progress.iteration, score, best)

@@ -45,11 +45,6 @@ def tolerance_squared(size: tuple[int, int], fraction: Fraction) -> int:
     return fraction.numerator**2 * (height**2 + width**2) // fraction.denominator**2
 
 
-def tolerance_px_squared(tolerance_px: Fraction | int) -> int:
-    """Largest integer T with sqrt(T) <= tolerance_px, exactly."""
-    return int(tolerance_px**2 // 1)
-
-
 def boundary_counts(
     truth: Maps, prediction: Maps, num_classes: int, rule: Rule, tolerance_sq: int
 ) -> Int64[np.ndarray, "k 4"]:
@@ -58,6 +53,9 @@ def boundary_counts(
     Labels of num_classes and above are void. `tolerance_sq` is in squared pixels; a distance equal to the tolerance
     counts. Under "bsds" tp_pred == tp_gt, the number of pairs.
     """
+    # The compiled kernels trust both: another shape or type would have them read beyond the maps.
+    assert truth.shape == prediction.shape, f"truth of shape {truth.shape}, prediction of {prediction.shape}"
+    assert truth.dtype == prediction.dtype == np.uint8, f"maps of {truth.dtype} and {prediction.dtype}, not uint8"
     assert 1 <= num_classes <= 254
     assert tolerance_sq >= 0
     assert rule in ("bsds", "distance")

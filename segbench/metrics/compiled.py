@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def kernels() -> ModuleType | None:
-    """`segbench.metrics.kernels`, or None where numba cannot be imported or SEGBENCH_NO_NUMBA=1 forbids it."""
+    """`segbench.metrics.kernels`, or None where numba fails to load or SEGBENCH_NO_NUMBA=1 forbids it."""
     return None if os.environ.get("SEGBENCH_NO_NUMBA") == "1" else _import_kernels()
 
 
@@ -19,6 +19,8 @@ def kernels() -> ModuleType | None:
 def _import_kernels() -> ModuleType | None:
     try:
         import_module("numba")
-    except ImportError:  # absent, or built for another NumPy
+        return import_module("segbench.metrics.kernels")
+    except (
+        Exception
+    ):  # absent, built for another NumPy (ImportError, SystemError), no folder for its cache (RuntimeError)
         return None
-    return import_module("segbench.metrics.kernels")

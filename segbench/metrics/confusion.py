@@ -31,6 +31,9 @@ def confusion(
     Truth holds 0..K (the readers see to that; a larger label is our bug and fails the assertion). Prediction may hold
     anything: K and above count as void.
     """
+    # The compiled kernels trust both: another shape or type would have them read beyond the maps.
+    assert truth.shape == prediction.shape, f"truth of shape {truth.shape}, prediction of {prediction.shape}"
+    assert truth.dtype == prediction.dtype == np.uint8, f"maps of {truth.dtype} and {prediction.dtype}, not uint8"
     assert 1 <= num_classes <= 254, f"{num_classes} classes do not fit into uint8 labels beside void"
     assert truth.size == 0 or truth.max() <= num_classes, f"truth holds {truth.max()}, above void ({num_classes})"
     fast = kernels()

@@ -5,17 +5,17 @@ Options are checked against the constructor's signature, names and types, before
 
 import inspect
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segbench.errors import ModelError
+from segbench.errors import ModelError, SegbenchError
 from segbench.models import MODELS
 from segbench.registry import did_you_mean
 
@@ -31,7 +31,8 @@ def build(
     """A registered model with fresh weights from torch's current seed, on torch's current default device.
 
     `input_size` (height, width) goes to the models that are built for one size, unless the options give their own.
-    Raises `SettingError` for a name that is not registered, `ModelError` for wrong options.
+    Raises `SettingError` for a name that is not registered, `ModelError` for wrong options and for whatever somebody
+    else's constructor raises.
     """
     if num_classes < 1:
         raise ModelError(f'model "{name}": num_classes is {num_classes}; it must be 1 or more')
@@ -46,7 +47,9 @@ def build(
         given.setdefault("input_size", input_size)
     try:
         return constructor(num_classes, **given)
-    except (TypeError, ValueError, KeyError, OSError) as error:
+    except SegbenchError:
+        raise
+    except Exception as error:  # somebody else's constructor may raise anything
         raise ModelError(f'model "{name}" cannot be built: {_first_line(error)}') from error
 
 
@@ -94,13 +97,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such file of weights") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not a file of weights (safetensors, or a state dict): {_first_line(error)}"
-        ) from error
+    except Exception as error:  # a pickle of garbage may raise anything
+        raise ModelError(f"{path} is not a file of weights (safetensors, or a state dict): {_unread(error)}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ModelError(f"{path} is not a plain state dict: it must map names to tensors and hold nothing else")
     return found
+
+
+def _unread(error: Exception) -> str:
+    """Why a file was not read. PyTorch's words for a pickle are a page, and advise to run the code in it."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return _first_line(error)
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it holds a {named[1]}, which is no tensor" if named else "it is no pickle of tensors, or a broken one"
 
 
 def _shortened(keys: Collection[str]) -> str:
@@ -108,6 +117,9 @@ def _shortened(keys: Collection[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """An error of another library on one line, without its trailing detail."""
-    lines = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """An error of another library on one line, without its trailing detail; named, where its words say little."""
+    lines = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    return lines[0] if isinstance(error, TypeError | ValueError | OSError) else f"{kind}: {lines[0]}"

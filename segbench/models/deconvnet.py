@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from segbench.errors import ModelError
 from segbench.models import vgg
 from segbench.models.input import Input
-from segbench.models.layers import he_initialised, pool_with_places, scaled, split_parameters, unit, unpool
+from segbench.models.layers import (
+    Multiplier,
+    Probability,
+    he_initialised,
+    pool_with_places,
+    scaled,
+    split_parameters,
+    unit,
+    unpool,
+)
 from segbench.spec import Size, write_size
 
 FC_CHANNELS = 1024
@@ -37,7 +46,7 @@ class DeconvNet(nn.Module):
     input = Input(order="bgr", mean=vgg.IMAGENET_MEAN_BGR)
 
     def __init__(
-        self, num_classes: int, *, width: float = 1.0, dropout: float = 0.5, input_size: Size = (360, 480)
+        self, num_classes: int, *, width: Multiplier = 1.0, dropout: Probability = 0.5, input_size: Size = (360, 480)
     ) -> None:
         super().__init__()
         self.input_size = input_size

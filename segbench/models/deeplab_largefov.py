@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from segbench.models import vgg
 from segbench.models.input import Input
-from segbench.models.layers import cropped, he_initialised, pool, scaled, split_parameters, unit
+from segbench.models.layers import (
+    Multiplier,
+    Probability,
+    cropped,
+    he_initialised,
+    pool,
+    scaled,
+    split_parameters,
+    unit,
+)
 
 STRIDE = 8
 
@@ -39,10 +48,10 @@ class DeepLabLargeFOV(nn.Module):
         self,
         num_classes: int,
         *,
-        width: float = 1.0,
-        dropout: float = 0.5,
+        width: Multiplier = 1.0,
+        dropout: Probability = 0.5,
         batch_norm: bool = True,
-        fc8_rate: float = 1.0,
+        fc8_rate: Multiplier = 1.0,
     ) -> None:
         super().__init__()
         self.fc8_rate = fc8_rate

@@ -53,7 +53,7 @@ class External(nn.Module):
         return cropped(found[self.output] if self.output else found, size)
 
 
-def smp(architecture: str, num_classes: int, **options: Any) -> External:
+def smp(architecture: str, num_classes: int, /, **options: Any) -> External:
     """A network of segmentation-models-pytorch by its class name, with `encoder_weights` None unless given.
 
     Raises `ModelError` for an architecture or option that it does not have.
@@ -63,16 +63,19 @@ def smp(architecture: str, num_classes: int, **options: Any) -> External:
     classes = {found.__name__: found for found in library.MODEL_ARCHITECTURES_MAPPING.values()}
     found = _known("smp", architecture, classes)
     given = checked_options(f"smp:{architecture}", _allowed(found, SMP_SET_HERE), options)
-    _check_encoder(given.get("encoder_name"), library.encoders.get_encoder_names())
+    if "encoder_name" in given:
+        _check_encoder(given["encoder_name"], library.encoders.get_encoder_names())
     network = found(**{"encoder_weights": None, **given}, in_channels=3, classes=num_classes)
     # Networks that take any size (Unet) say so; the others raise unless their encoder's stride divides it.
     multiple = network.encoder.output_stride if network.requires_divisible_input_shape else 1
     return External(network, _smp_input(given, found), multiple=multiple)
 
 
-def _check_encoder(name: str | None, known: Sequence[str]) -> None:
+def _check_encoder(name: Any, known: Sequence[str]) -> None:
     """smp's own error lists all its hundreds of encoders; those of timm (`tu-`) it looks up itself."""
-    if name is not None and name not in known and not name.startswith("tu-"):
+    if not isinstance(name, str):
+        raise ModelError(f"option encoder_name is {name!r}: it must be the name of an encoder, such as resnet34")
+    if name not in known and not name.startswith("tu-"):
         raise ModelError(f'"{name}" is not an encoder of smp{did_you_mean(name, known)} (or tu-NAME, one of timm\'s)')
 
 
@@ -89,7 +92,7 @@ def _smp_input(given: Mapping[str, Any], found: Callable[..., Any]) -> Input:
     return Input(order=fed["input_space"].lower(), scale=scale, mean=tuple(fed["mean"]), std=tuple(fed["std"]))
 
 
-def torchvision(architecture: str, num_classes: int, **options: Any) -> External:
+def torchvision(architecture: str, num_classes: int, /, **options: Any) -> External:
     """A network of torchvision.models.segmentation, with `weights` and `weights_backbone` None unless given.
 
     Raises `ModelError` for an architecture or option that it does not have.

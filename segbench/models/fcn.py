@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from segbench.models import vgg
 from segbench.models.input import Input
 from segbench.models.layers import (
+    Multiplier,
+    Probability,
     bilinear_initialised,
     cropped,
     he_initialised,
@@ -45,8 +47,8 @@ class FCN8s(nn.Module):
         self,
         num_classes: int,
         *,
-        width: float = 1.0,
-        dropout: float = 0.5,
+        width: Multiplier = 1.0,
+        dropout: Probability = 0.5,
         batch_norm: bool = True,
         deconvolution: Literal["learnt", "fixed"] = "learnt",
     ) -> None:

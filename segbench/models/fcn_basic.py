@@ -11,6 +11,9 @@ mentioned, and the parameters agree with Table 1 without). 8x8 deconvolutions ar
 46 rows above 45 lose their last, which no image row stands behind. Their bilinear start is divided by 4: at stride 2
 the 8x8 kernel of FCN's code would multiply the scores by 4 at each layer, by 256 in all. `bias=True` gives the 1x1
 and 7x7 convolutions biases, as the released SegNet-Basic has them; deconvolutions have none, as in FCN.
+The four deconvolutions learn at a tenth of the rate: a chain of linear layers without normalisation, they multiply each
+other's gradients, and at the paper's 0.1 with momentum 0.9 training diverges for most seeds. The paper states one rate
+for all its variants; a recipe with `multipliers: none` trains them at that.
 """
 
 from typing import Any
@@ -18,8 +21,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segbench.models.layers import bilinear_initialised, cropped, he_initialised, pool, scaled, split_parameters
+from segbench.models.layers import (
+    Multiplier,
+    bilinear_initialised,
+    cropped,
+    he_initialised,
+    pool,
+    scaled,
+    split_parameters,
+)
 from segbench.models.segnet_basic import CHANNELS, LOCALLY_NORMALISED_BGR, encoders
+
+DECONVOLUTION_RATE = 0.1
 
 
 class FCNBasic(nn.Module):
@@ -27,7 +40,7 @@ class FCNBasic(nn.Module):
 
     input = LOCALLY_NORMALISED_BGR
 
-    def __init__(self, num_classes: int, *, width: float = 1.0, bias: bool = False) -> None:
+    def __init__(self, num_classes: int, *, width: Multiplier = 1.0, bias: bool = False) -> None:
         super().__init__()
         self.encoder = encoders(width, bias)
         # From pool1 to pool4, as the encoders; forward walks both lists from their ends.
@@ -51,8 +64,12 @@ class FCNBasic(nn.Module):
         return cropped(self.deconvolutions[0](scores), images.shape[-2:])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """As SegNet-Basic: biases, where there are any, at twice the rate without decay; shifts decay."""
-        return split_parameters(self, shift_decay=1.0)
+        """As SegNet-Basic: biases, where there are any, at twice the rate without decay; shifts decay.
+
+        Departure: the deconvolutions at a tenth of the rate.
+        """
+        rates = {f"deconvolutions.{level}": DECONVOLUTION_RATE for level in range(len(self.deconvolutions))}
+        return split_parameters(self, shift_decay=1.0, rates=rates)
 
 
 def _doubling(channels: int) -> nn.ConvTranspose2d:

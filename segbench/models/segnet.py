@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from segbench.models import vgg
 from segbench.models.input import RAW_BGR
-from segbench.models.layers import he_initialised, pool_with_places, scaled, split_parameters, unit, unpool
+from segbench.models.layers import (
+    Multiplier,
+    Probability,
+    he_initialised,
+    pool_with_places,
+    scaled,
+    split_parameters,
+    unit,
+    unpool,
+)
 
 # Stages 3, 4 and 5 (counted from 1) are the deeper ones.
 FIRST_DROPPED = 3
@@ -33,7 +42,7 @@ class SegNet(nn.Module):
 
     input = RAW_BGR
 
-    def __init__(self, num_classes: int, *, width: float = 1.0, dropout: float = 0.5) -> None:
+    def __init__(self, num_classes: int, *, width: Multiplier = 1.0, dropout: Probability = 0.5) -> None:
         super().__init__()
         self.encoder = vgg.stages(width)
         self.decoder = nn.ModuleList(_decoder_stage(number, width, dropout) for number in (5, 4, 3, 2, 1))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segbench.models.input import Input
-from segbench.models.layers import he_initialised, pool_with_places, scaled, split_parameters, unit, unpool
+from segbench.models.layers import Multiplier, he_initialised, pool_with_places, scaled, split_parameters, unit, unpool
 
 CHANNELS = 64
 LOCALLY_NORMALISED_BGR = Input(order="bgr", lrn=True)
@@ -42,7 +42,7 @@ class SegNetBasic(nn.Module):
 
     input = LOCALLY_NORMALISED_BGR
 
-    def __init__(self, num_classes: int, *, width: float = 1.0, bias: bool = False) -> None:
+    def __init__(self, num_classes: int, *, width: Multiplier = 1.0, bias: bool = False) -> None:
         super().__init__()
         channels = scaled(CHANNELS, width)
         self.encoder = encoders(width, bias)

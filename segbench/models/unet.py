@@ -11,6 +11,9 @@ mirroring (the paper's overlap-tile), to the smallest size 16k + 60 whose output
 
 Input: RGB, 0 to 1. The paper's images are single-channel and its scaling is not stated.
 
+Initialisation: the paper's, N(0, 2 / fan-in), biases zero; the fan-in of an up-convolution is counted as Caffe does, 4
+times its outputs.
+
 Departures: three input channels; the zero padding of "same", where poolings round up and the upsampled map is cropped
 to its skip; mirroring does not repeat the border pixel. Widths are those of the paper (last up-convolution 128 -> 64)
 and no ReLU follows an up-convolution; the release has 128 -> 128 and ReLUs. No batch normalisation, as in 2015.
@@ -24,7 +27,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from segbench.models.input import Input
-from segbench.models.layers import cropped, he_initialised, pool, scaled, unit
+from segbench.models.layers import Multiplier, Probability, cropped, he_initialised, pool, scaled, unit
 
 CHANNELS = (64, 128, 256, 512, 1024)
 # Unpadded convolutions take 92 pixels off each side of the image, at any legal size.
@@ -40,8 +43,8 @@ class UNet(nn.Module):
         self,
         num_classes: int,
         *,
-        width: float = 1.0,
-        dropout: float = 0.5,
+        width: Multiplier = 1.0,
+        dropout: Probability = 0.5,
         padding: Literal["same", "valid"] = "same",
     ) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """How much memory a model needs, each number from a fresh process that did nothing else.
 
 *Training* is SGD with momentum: weights, gradients, momentum, activations, images and labels of the batch.
-*Inference* is one forward in inference mode. Weights are in both.
+*Inference* is one forward in inference mode, without labels. Weights are in both. Images are what the network is fed:
+what a model's `input` makes of 8-bit frames (local response normalisation included) is in neither.
 
 CPU, `peak_rss`: the highest resident set above that of a process which has imported torch, the model's modules
 included, and has run or trained one tiny convolution. CUDA, four kinds, because no single one is "the" memory:
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from segbench.profiling.device import MIB, nvml_memory
 from segbench.profiling.fresh import call_fresh
-from segbench.profiling.workload import Factory, check_logits, exact_fp32, loss_of, random_batch, seeded
+from segbench.profiling.workload import Factory, check_logits, exact_fp32, loss_of, random_batch, random_images, seeded
 
 # The first step makes the momentum, after its activations are gone; only the second holds all at once.
 TRAIN_STEPS = 2
@@ -121,11 +122,12 @@ def measure_cuda(job: Job, device: torch.device) -> tuple[dict[str, float | None
 def work(job: Job, device: torch.device) -> None:
     """What is weighed. All tensors are gone when it returns; the peaks remain."""
     model = seeded(job.factory, device)
-    batch = random_batch(job.batch, job.res, job.num_classes, device)
     if not job.train:
+        images = random_images(job.batch, job.res, device)
         with torch.inference_mode():
-            check_logits(model.eval()(batch.images), batch, job.num_classes)
+            check_logits(model.eval()(images), images, job.num_classes)
         return
+    batch = random_batch(job.batch, job.res, job.num_classes, device)
     optimizer = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
     for _ in range(TRAIN_STEPS):
         optimizer.zero_grad(set_to_none=True)

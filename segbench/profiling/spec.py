@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 
 from segbench.spec import Size, Spec
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 """Part of every profile's key: raised when a change changes what is measured."""
 
 

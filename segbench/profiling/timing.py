@@ -3,7 +3,8 @@
 The protocol is that of `caffe time`, which made SegNet's Table 6: warm-up passes, then the mean of the forward and of
 the backward passes of the training network (batch statistics, dropout, loss). So the paper's forward time compares
 with `train_forward`; `forward` is inference (eval mode, no graph). Departures: Caffe counts its data layer in the
-forward, here images and labels are on the device beforehand; each backward writes new gradients, where Caffe adds to
+forward, here images and labels are on the device beforehand, and what a model's `input` makes of the 8-bit image
+(SegNet-Basic's and FCN-Basic's local response normalisation included, a layer in Caffe's timing) is left out; each backward writes new gradients, where Caffe adds to
 the old.
 
 On CUDA a region lies between two events on the current stream of an idle device, so launch gaps of small kernels
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from segbench.profiling.failure import in_words
@@ -52,13 +54,15 @@ def samples(times_ms: list[float], warmup: int) -> Samples:
 
 
 @torch.inference_mode()
-def time_forward(model: nn.Module, batch: Batch, num_classes: int, warmup: int, repetitions: int) -> Samples:
+def time_forward(
+    model: nn.Module, images: Float[Tensor, "n 3 h w"], num_classes: int, warmup: int, repetitions: int
+) -> Samples:
     """Inference: eval mode, no graph. Raises `ModelError` when the output is no map of logits."""
     model.eval()
     times = []
     for _ in range(warmup + repetitions):
-        elapsed, logits = clock(lambda: model(batch.images), batch.images.device)
-        check_logits(logits, batch, num_classes)
+        elapsed, logits = clock(lambda: model(images), images.device)
+        check_logits(logits, images, num_classes)
         times.append(elapsed)
     return samples(times, warmup)
 
@@ -82,13 +86,16 @@ def _backward(loss: Tensor) -> Tensor:
 
 
 def time_model(model: nn.Module, batch: Batch, num_classes: int, warmup: int, repetitions: int) -> Times:
-    """Inference, then training. An inference that fails raises; a training pass that fails leaves a note instead.
+    """Training, then inference. An inference that fails raises; a training pass that fails leaves a note instead.
 
-    Some sound models cannot train on one image (a normalisation over 1x1 maps, as in DeepLabV3's pooled branch).
+    In this order, because a model that keeps a tensor of its first forward (a grid of positions) would keep one made in
+    inference mode, which no backward accepts. Some sound models cannot train on one image (a normalisation over 1x1
+    maps, as in DeepLabV3's pooled branch).
     """
-    forward = time_forward(model, batch, num_classes, warmup, repetitions)
+    train_forward, backward, notes = None, None, ()
     try:
         train_forward, backward = time_training(model, batch, warmup, repetitions)
     except Exception as error:  # somebody's model: whatever it raises is told
-        return Times(forward, None, None, (f"training at batch {len(batch.images)} not timed: {in_words(error)}",))
-    return Times(forward, train_forward, backward, ())
+        notes = (f"training at batch {len(batch.images)} not timed: {in_words(error)}",)
+    model.zero_grad(set_to_none=True)
+    return Times(time_forward(model, batch.images, num_classes, warmup, repetitions), train_forward, backward, notes)

@@ -1,7 +1,7 @@
 """What is timed and weighed: random images and labels of a fixed seed through the model, with its loss in training.
 
 The images are standard normal floats of the model's input size, [n, 3, h, w]: the work is the same as on photographs,
-and no reading, resizing or normalisation is included. Weights are whatever the factory draws under the same seed.
+and no reading, resizing or normalisation is included, nor anything else that a model's `input` does. Weights are whatever the factory draws under the same seed.
 Everything is fp32: TF32 and CPU bfloat16 products are off, and cuDNN picks algorithms by its heuristics (no
 autotuning, whose choice varies).
 """
@@ -26,12 +26,15 @@ class Batch(NamedTuple):
     labels: Int[Tensor, "n h w"]
 
 
-def random_batch(images: int, res: tuple[int, int], num_classes: int, device: torch.device) -> Batch:
+def random_images(images: int, res: tuple[int, int], device: torch.device) -> Float[Tensor, "n 3 h w"]:
     """Drawn on the CPU, so that every device gets the same numbers."""
-    draw = torch.Generator().manual_seed(SEED)
-    pixels = torch.randn((images, 3, *res), generator=draw)
-    labels = torch.randint(num_classes, (images, *res), generator=draw)
-    return Batch(pixels.to(device), labels.to(device))
+    return torch.randn((images, 3, *res), generator=torch.Generator().manual_seed(SEED)).to(device)
+
+
+def random_batch(images: int, res: tuple[int, int], num_classes: int, device: torch.device) -> Batch:
+    """Images and labels, drawn alike."""
+    labels = torch.randint(num_classes, (images, *res), generator=torch.Generator().manual_seed(SEED))
+    return Batch(random_images(images, res, device), labels.to(device))
 
 
 def seeded(factory: Factory, device: torch.device) -> nn.Module:
@@ -45,9 +48,9 @@ def loss_of(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
     return functional.cross_entropy(model(batch.images), batch.labels)
 
 
-def check_logits(logits: object, batch: Batch, num_classes: int) -> None:
+def check_logits(logits: object, images: Float[Tensor, "n 3 h w"], num_classes: int) -> None:
     """Raises `ModelError` unless the model gave a score for each class at each pixel of its input."""
-    wanted = [len(batch.images), num_classes, *batch.images.shape[2:]]
+    wanted = [len(images), num_classes, *images.shape[2:]]
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != wanted:
         raise ModelError(f"the forward gave {found}; expected logits {wanted} (images, classes, height, width)")

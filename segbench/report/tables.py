@@ -20,9 +20,6 @@ from segbench.scoring import Counts
 from segbench.store.files import record_folders
 from segbench.store.record import Record, read_counts, read_record
 
-GROUP = ["suite", "label", "asked", "checkpoint"]
-"""What seeds are averaged within: everything but the seed is the same."""
-
 SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
 RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
 
@@ -36,15 +33,44 @@ class Kept:
 
 
 def read(paths: Iterable[Path]) -> list[Kept]:
-    """Every record at or below the paths; of several of one run (label and seed) the newest stands last."""
+    """Every record at or below the paths, oldest first."""
     folders = dict.fromkeys(folder for path in paths for folder in record_folders(path))
     return sorted((Kept(f, read_record(f)) for f in folders), key=lambda k: (k.record.created, k.record.id))
 
 
 def current(kept: Sequence[Kept]) -> list[Kept]:
-    """The newest record of each run of a suite (label and seed), done or failed, in the order of `kept`."""
-    newest = {(k.record.run["suite"], k.record.run["label"], k.record.run["seed"]): k for k in kept}
+    """The newest record of each run, done or failed, in the order of `kept`. A run asked otherwise is another run."""
+    newest = {
+        (k.record.run["suite"], k.record.run["label"], k.record.keys["group"], k.record.run["seed"]): k for k in kept
+    }
     return [item for item in kept if item in newest.values()]
+
+
+def row_labels(kept: Sequence[Kept]) -> dict[str, str]:
+    """The label of each group of runs; where several share one, with the settings in which they differ."""
+    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for item in kept:
+        run = {key: value for key, value in item.record.run.items() if key not in ("suite", "label", "seed")}
+        named = groups.setdefault((item.record.run["suite"], item.record.run["label"]), {})
+        named[item.record.keys["group"]] = flat(run)
+    several = len({suite for suite, _ in groups}) > 1
+    labels = {}
+    for (suite, label), named in groups.items():
+        keys = dict.fromkeys(key for settings in named.values() for key in settings)
+        differing = [key for key in keys if len({settings.get(key) for settings in named.values()}) > 1]
+        for group, settings in named.items():
+            words = [f"{key.split('.')[-1]} {settings.get(key, 'unset')}" for key in differing]
+            inside = ", ".join([*([suite] if several else []), *(words or ["other data"] * (len(named) > 1))])
+            labels[group] = f"{label} ({inside})" if inside else label
+    return labels
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as `recipe.optimizer.lr` -> text."""
+    if not isinstance(value, dict):
+        return {prefix: json.dumps(value)}
+    parts = (flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items())
+    return {key: text for part in parts for key, text in part.items()}
 
 
 def frame(kept: Iterable[Kept]) -> pd.DataFrame:
@@ -61,7 +87,7 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         "label": record.run["label"],
         "model": record.run["model"],
         "seed": record.run["seed"],
-        "asked": asked(record),
+        "group": record.keys["group"],
         "record": record.id,
         **(costs(Usage.from_dict(record.usage)) if record.usage else {}),
     }
@@ -72,12 +98,6 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         for e in record.evaluations
     ]
     return scored or [base | {"checkpoint": ""}]
-
-
-def asked(record: Record) -> str:
-    """A run's settings and test data without its seed: records in which they agree differ in chance alone."""
-    settings = {key: value for key, value in record.run.items() if key != "seed"}
-    return json.dumps([settings, record.keys["data"].get("test")], sort_keys=True)
 
 
 def scores(counts: Counts) -> dict[str, float]:
@@ -126,22 +146,23 @@ COSTS = {
 def summary(kept: Sequence[Kept]) -> Table:
     """The comparison of all runs: mean over seeds, with the sample standard deviation where there are several."""
     shown = current(kept)
-    data = frame(shown)
-    columns = ["Model", "At"]
-    rows: list[list[str]] = []
+    data, labels = frame(shown), row_labels(shown)
+    columns, rows = ["Model", "At"], []
     if not data.empty:
-        names = score_columns(data)
-        costs_shown = [key for key in COSTS if key in data]
-        columns += [*names.values(), *(COSTS[key][0] for key in costs_shown)]
-        for (_, label, _, checkpoint), group in data.groupby(GROUP, sort=False):
-            numbers = [spread(group[key] * 100, 2) for key in names]
-            times = [spread(group[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
-            rows.append([str(label), at(str(checkpoint), group), *numbers, *times])
+        names, costs_shown = score_columns(data), [key for key in COSTS if key in data]
+        several = data["seed"].nunique() > 1
+        columns += [*(["Seeds"] if several else []), *names.values(), *(COSTS[key][0] for key in costs_shown)]
+        # A group's runs differ in the seed alone.
+        for (group, checkpoint), part in data.groupby(["group", "checkpoint"], sort=False):
+            seeds = [str(len(part))] if several else []
+            numbers = [spread(part[key] * 100, 2) for key in names]
+            times = [spread(part[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
+            rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *numbers, *times])
     for item in shown:
         if item.record.status == "failed":
             seed = item.record.run["seed"]
             words = f"failed: {item.record.reason}" if seed is None else f"seed {seed} failed: {item.record.reason}"
-            rows.append([item.record.run["label"], words, *["n/a"] * (len(columns) - 2)])
+            rows.append([labels[item.record.keys["group"]], words, *["n/a"] * (len(columns) - 2)])
     title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
     return Table(title, columns, rows, notes(shown, len(kept) - len(shown)))
 
@@ -162,13 +183,16 @@ def at(checkpoint: str, group: pd.DataFrame) -> str:
 
 
 def spread(values: pd.Series, digits: int) -> str:
-    """`82.41` or, over several seeds that differ, `82.41 ± 0.30`; `n/a` when nothing was measured."""
+    """`82.41` or, over several seeds, `82.41 ± 0.30`; `n/a` when nothing was measured.
+
+    Costs are measured once for all seeds: one value that several records share has no deviation to print.
+    """
     measured = values.dropna().to_numpy(dtype=float)
     if not measured.size:
         return "n/a"
     mean = f"{measured.mean():.{digits}f}"
-    deviation = measured.std(ddof=1) if measured.size > 1 else 0.0
-    return f"{mean} ± {deviation:.{digits}f}" if deviation else mean
+    once = values.name in COSTS and len(set(measured)) == 1
+    return mean if measured.size == 1 or once else f"{mean} ± {measured.std(ddof=1):.{digits}f}"
 
 
 def notes(kept: Sequence[Kept], superseded: int) -> list[str]:
@@ -179,11 +203,11 @@ def notes(kept: Sequence[Kept], superseded: int) -> list[str]:
         *distinct("Scores", (line for r in done for line in score_lines(r))),
         *training_lines(done),
         *dict.fromkeys(cost_words(Usage.from_dict(r.usage)) for r in done if r.usage),
-        *distinct("Machine", (machine_line(r) for r in done)),
+        *machine_lines(done),
     ]
     seeds = sorted({r.run["seed"] for r in done if r.run["seed"] is not None})
     if len(seeds) > 1:
-        lines.append(f"Seeds: {', '.join(map(str, seeds))}; mean ± sample standard deviation over seeds.")
+        lines.append(f"Seeds: {', '.join(map(str, seeds))}; mean ± sample standard deviation over a row's seeds.")
     elif seeds:
         lines.append(f"Seeds: {seeds[0]} alone, so the spread over seeds is not known.")
     splits = {(r.keys["data"].get("test"), r.evaluations[0].size) for r in done if r.evaluations}
@@ -191,6 +215,8 @@ def notes(kept: Sequence[Kept], superseded: int) -> list[str]:
         lines.append("Warning: the rows were scored on different data and do not compare.")
     if superseded:
         lines.append(f"{superseded} older record(s) of the same runs are not shown.")
+    missing = (note for r in done if r.usage for note in r.usage["notes"] if "not" in note.split())
+    lines += dict.fromkeys(f"Note: {note}." for note in missing)
     return lines
 
 
@@ -271,10 +297,24 @@ def cost_words(usage: Usage) -> str:
     )
 
 
-def machine_line(record: Record) -> str:
-    e = record.environment
-    device = (record.usage or {}).get("device") or e["device"]
+def machine_lines(records: Sequence[Record]) -> list[str]:
+    """Where, with what and when each stage ran; one line where that is the same for all of them."""
+    by_machine: dict[str, dict[str, None]] = {}
+    for record in records:
+        stages = {
+            "trained": [record.training["environment"]] if record.training else [],
+            "scored": [evaluation.environment for evaluation in record.evaluations],
+            "timed": [record.profiled_on] if record.profiled_on else [],
+        }
+        for stage, environments in stages.items():
+            for environment in environments:
+                by_machine.setdefault(machine_words(environment), {})[stage] = None
+    return [f"Machine ({', '.join(stages)}): {words}." for words, stages in by_machine.items()]
+
+
+def machine_words(environment: dict[str, Any]) -> str:
+    """Device, threads, versions, commit (`+`: with changes that were not committed) and date."""
     return (
-        f"{device}, {e['threads']} threads, torch {e['libraries']['torch']}, segbench {e['segbench']} "
-        f"({e['commit'] or 'no commit'}), {record.created[:10]}."
+        f"{environment['device']}, {environment['threads']} CPU threads, torch {environment['libraries']['torch']}, "
+        f"segbench {environment['segbench']} ({environment['commit'] or 'no commit'}), {environment['date'][:10]}"
     )

@@ -16,6 +16,7 @@ LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "sc
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Everything that a reader of a number would ask about the machine; `device` is its name, `threads` torch's."""
     return {
+        "date": now(),
         "segbench": segbench.__version__,
         "commit": commit(),
         "python": platform.python_version(),

@@ -3,12 +3,18 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segbench.errors import RecordError
+from segbench.errors import RecordError, SettingError
 from segbench.store.record import Record, plain, read_record
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MARK = "stage.json"
 """Written last into a stage's folder: where it stands, the stage is whole."""
@@ -21,8 +27,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, flag: str) -> None:
+    """A folder that is to be written to is not a file; `SettingError` otherwise."""
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise SettingError(f"{flag} {path}: {nearest} is not a folder that can be written to; name another")
 
 
 class Work:
@@ -77,6 +93,22 @@ class Work:
             shutil.rmtree(self.root)
 
 
+@contextmanager
+def only_one(work: Path) -> Iterator[None]:
+    """Hold a work folder for this process; `RecordError` when another one has it (released with the process, even by
+    kill -9)."""
+    if fcntl is None:  # pragma: no cover (Windows has no flock)
+        yield
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordError(f"{work}: another segbench works there; wait for it, or give --work DIR") from None
+        yield
+
+
 class Results:
     """`results/<suite>/<record id>/`: one folder a record."""
 
@@ -84,11 +116,13 @@ class Results:
         self.root = root
 
     def find(self, suite: str, record_id: str) -> Record | None:
-        """The record of that id, if it is there and whole."""
+        """The record of that id, if it is there with all its files."""
         folder = self.root / suite / record_id
         if not (folder / "record.json").is_file():
             return None
-        return read_record(folder)
+        record = read_record(folder)
+        whole = all((folder / evaluation.counts).is_file() for evaluation in record.evaluations)
+        return record if whole else None
 
     def write(self, suite: str, record: Record, files: Mapping[str, Path]) -> Path:
         """Put a record and its files (path inside the record's folder -> where it lies now) in place at once."""
@@ -100,9 +134,12 @@ class Results:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, draft / name)
         (draft / "record.json").write_text(record.to_json(), encoding="utf-8")
-        if target.exists():
-            assert read_record(target).status == "failed", f"{target} is done and must not be replaced"
-            shutil.rmtree(target)
+        existing = self.find(suite, record.id)
+        if existing and existing.status == "done":
+            # Another process was faster; a record that is done is never edited.
+            shutil.rmtree(draft)
+            return target
+        shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         return target
 

@@ -5,6 +5,7 @@ that failed is replaced when the run is tried again.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from segbench.errors import RecordError
 from segbench.scoring import Counts
 
 RECORD_VERSION = 1
+NUMBERS = re.compile(r"\[[\d.eE+\-,\s]+\]")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Record:
-    """`run` is the plan's Run as JSON; `data`, `training` and `usage` are None where that stage was not asked for."""
+    """`run` is the plan's Run as JSON; `data`, `training` and `usage` are None where that stage was not asked for.
+
+    Where and when each stage ran stands in `training["environment"]`, in each evaluation's `environment` and in
+    `profiled_on`; `environment` is that of the process that put the record together.
+    """
 
     id: str
     status: Literal["done", "failed"]
@@ -54,6 +60,7 @@ class Record:
     evaluations: list[Evaluation]
     usage: dict[str, Any] | None
     created: str
+    profiled_on: dict[str, Any] | None = None
     traceback: str | None = None
     version: int = RECORD_VERSION
 
@@ -63,7 +70,9 @@ class Record:
         return list(self.data["classes"]) if self.data else []
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, default=plain) + "\n"
+        """Indented, but a list of numbers (a loss a step) on one line."""
+        text = json.dumps(asdict(self), indent=1, default=plain)
+        return NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def plain(value: Any) -> Any:

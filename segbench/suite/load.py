@@ -29,6 +29,15 @@ THINGS = {
 }
 
 
+FORMS = {
+    "tuple_type": "write a list, as in [a, b]",
+    "dict_type": "write settings, as in {key: value}",
+    "model_type": "write settings, as in {key: value}",
+    "model_attributes_type": "write settings, as in {key: value}",
+    "string_type": "write a word",
+}
+
+
 class Loader(yaml.SafeLoader):
     """Plain YAML without code, in which `1e-3` is a number, as in YAML 1.2."""
 
@@ -47,6 +56,10 @@ class Source:
     path: Path
     lines: dict[Where, int]
     overridden: dict[Where, str]
+
+    def model(self, index: int) -> str:
+        """Where a model is written, as an error begins."""
+        return str(self.error(("models", index), spell(("models", index))))
 
     def error(self, where: Where, message: str) -> SettingError:
         """An error at a setting, or at the nearest one that is written down."""
@@ -76,7 +89,7 @@ def load(path: Path, sets: Sequence[str] = ()) -> tuple[Suite, list[Run]]:
         raise explain(source, error, Suite, ()) from None
     suite = absolute(suite, path.parent)
     check_names(source, suite)
-    return suite, plan(suite, merge_errors(source, suite))
+    return suite, plan(suite, merge_errors(source, suite), source.model)
 
 
 def absolute(suite: Suite, base: Path) -> Suite:
@@ -96,21 +109,28 @@ def read_yaml(path: Path) -> tuple[Any, dict[Where, int]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise SettingError(f"{path}: cannot be read as a suite ({reason})") from None
-    loader = Loader(text)
+    loader: Loader | None = None
     try:
+        loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise SettingError(f"{path}: is empty; a suite has at least `name`, `models` and something to do")
         lines = dict(walk(path, node, ()))
-        return loader.construct_document(node), lines
+        values = loader.construct_document(node)
+        if not isinstance(values, dict):
+            raise SettingError(f"{path}: is not a suite; it holds no settings (`name: ...`, `models: ...`)")
+        return values, lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
         raise SettingError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise SettingError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError) as error:  # 2024-13-45 is no date, and an alias may stand inside itself
+        raise SettingError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     finally:
-        loader.dispose()
+        if loader:
+            loader.dispose()
 
 
 def walk(path: Path, node: yaml.Node, where: Where) -> Iterator[tuple[Where, int]]:
@@ -119,6 +139,8 @@ def walk(path: Path, node: yaml.Node, where: Where) -> Iterator[tuple[Where, int
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise SettingError(f"{path}:{line}: a setting's name is a word, not a list or mapping")
             if key.value in seen:
                 raise SettingError(f"{path}:{line}: {spell((*where, key.value))} is written twice; remove one")
             seen.add(key.value)
@@ -139,10 +161,10 @@ def parse_set(text: str, flag: str = "--set") -> tuple[Where, Any]:
     where: list[str | int] = []
     for step in steps:
         index = step.removeprefix("[").removesuffix("]")
-        where.append(int(index) if step.startswith("[") and index.isdigit() else step)
+        where.append(int(index) if step.startswith("[") and index.isdecimal() else step)
     try:
         return tuple(where), yaml.load(value, Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise SettingError(f'{flag} {text}: "{value}" is not a YAML value') from None
 
 
@@ -179,6 +201,8 @@ def check_names(source: Source, suite: Suite) -> None:
         labels.add(label)
         if not model.train and model.weights is None and (suite.score or suite.recipe):
             raise source.error(("models", index), f"models[{index}]: train: false needs `weights: FILE` to score")
+        if suite.score and not suite.recipe and not model.recipe and not model.weights:
+            raise source.error(("models", index), f"models[{index}]: nothing to score; add a recipe, or weights to it")
         if model.weights and not model.weights.is_file():
             raise source.error(("models", index, "weights"), f"models[{index}].weights: no file {model.weights}")
 
@@ -198,7 +222,7 @@ def merge_errors(source: Source, suite: Suite) -> Callable[[int, ValidationError
         model = ("models", index, "recipe")
         if not isinstance(error, ValidationError):
             return source.error(("score", "at"), str(error))
-        key = error.errors()[0]["loc"][:1]
+        key = first_of(error)["loc"][:1]
         given = suite.models[index].recipe
         return explain(source, error, Recipe, model if key and key[0] in given else ("recipe",))
 
@@ -207,7 +231,7 @@ def merge_errors(source: Source, suite: Suite) -> Callable[[int, ValidationError
 
 def explain(source: Source, error: ValidationError, root: type[BaseModel], base: Where) -> SettingError:
     """The first mistake of a validation, in a reader's words."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = first_of(error)
     cls, written = follow(root, first["loc"])
     where = (*base, *written)
     name, kind = spell(where) or "the suite", first["type"]
@@ -217,6 +241,8 @@ def explain(source: Source, error: ValidationError, root: type[BaseModel], base:
         message = f"{name} is not a setting of {thing} ({', '.join(known)}){did_you_mean(word, known)}"
     elif kind == "missing":
         message = f"{name} is missing"
+    elif kind in FORMS:
+        message = f"{name}: {FORMS[kind]}"
     elif kind in ("literal_error", "union_tag_invalid"):
         context = first.get("ctx", {})
         expected = str(context.get("expected") or context.get("expected_tags"))
@@ -227,6 +253,11 @@ def explain(source: Source, error: ValidationError, root: type[BaseModel], base:
         text = first["msg"].removeprefix("Value error, ")
         message = f"{name}: {text[0].lower()}{text[1:]}"
     return source.error(where, message)
+
+
+def first_of(error: ValidationError) -> Any:
+    """The mistake to tell: an unknown key before what is missing because of it."""
+    return min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
 
 
 def follow(cls: type[BaseModel], loc: Iterable[str | int]) -> tuple[type[BaseModel], Where]:

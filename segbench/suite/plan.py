@@ -8,11 +8,11 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from segbench.data.dataset import Dataset
+from segbench.data import DATASETS
 from segbench.data.spec import DataSpec
 from segbench.engine.recipe import TRAIN_VERSION, Recipe
 from segbench.errors import SettingError
@@ -38,6 +38,8 @@ class Run(Spec):
     score: ScoreSpec | None
     profile: ProfileSpec | None
     classes: int
+    where: Annotated[str, Field(exclude=True)] = ""
+    """File, line and key of the model, for messages."""
 
     @property
     def name(self) -> str:
@@ -57,16 +59,20 @@ class Run(Spec):
 
 
 class Keys(NamedTuple):
-    """Keys of a run's stages, and the one that names its record."""
+    """Keys of a run's stages, the name of its record, and what it shares with runs that differ in the seed alone."""
 
     train: str | None
     evaluate: dict[str, str]
     profile: str | None
     record: str
+    group: str
 
 
-def plan(suite: Suite, word: Callable[[int, ValidationError | ValueError], SettingError]) -> list[Run]:
-    """Every run of a suite, seeds innermost; `word` turns a mistake in a merged recipe into the error to raise."""
+def plan(
+    suite: Suite, word: Callable[[int, ValidationError | ValueError], SettingError], where: Callable[[int], str]
+) -> list[Run]:
+    """Every run of a suite, seeds innermost; `word` turns a mistake in a merged recipe into the error to raise, `where`
+    says in which line a model stands."""
     runs = []
     for index, model in enumerate(suite.models):
         try:
@@ -75,7 +81,7 @@ def plan(suite: Suite, word: Callable[[int, ValidationError | ValueError], Setti
         except ValueError as error:  # pydantic's ValidationError is one
             raise word(index, error) from None
         for seed in suite.seeds if recipe else (None,):
-            runs.append(make_run(suite, model, recipe, seed))
+            runs.append(make_run(suite, model, recipe, seed, where(index)))
     return runs
 
 
@@ -97,7 +103,7 @@ def check_checkpoints(score: ScoreSpec | None, recipe: Recipe | None) -> None:
         raise ValueError("score.at: there is no best without validation; set recipe.validate_every")
 
 
-def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | None) -> Run:
+def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | None, where: str) -> Run:
     scored = suite.score if recipe or model.weights else None
     return Run(
         suite=suite.name,
@@ -110,7 +116,8 @@ def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | 
         data=suite.data,
         score=scored,
         profile=suite.profile,
-        classes=suite.classes,
+        classes=len(DATASETS.resolve(suite.data.name).classes) if suite.data else suite.classes or 11,  # type: ignore[attr-defined]
+        where=where,
     )
 
 
@@ -122,28 +129,25 @@ def digest(value: Any) -> str:
 
 def resolve_keys(
     run: Run,
-    classes: int,
     data: Mapping[str, str],
     weights: str | None = None,
     machine: Mapping[str, str | None] | None = None,
 ) -> Keys:
-    """Keys of a run, given the number of classes, the digests of its splits (`train`, `val`, `test`) and of its given
-    weights, and, for the profile, the device and library versions."""
-    model = {"model": run.model, "options": run.options, "classes": classes}
-    train = None
-    if run.recipe:
-        validation = data.get("val") if run.recipe.validate_every else None
-        train = digest(
-            [TRAIN_VERSION, model, run.recipe.model_dump(), run.seed, weights, data.get("train"), validation]
-        )
+    """Keys of a run, given the digests of its splits (`train`, `val`, `test`) and of its given weights, and, for the
+    profile, the device, its threads and the library versions."""
+    model = {"model": run.model, "options": run.options, "classes": run.classes}
     score = run.score.model_dump(exclude={"at"}) if run.score else None
+    recipe = run.recipe.model_dump() if run.recipe else None
+    profile = run.profile.model_dump() if run.profile else None
+    seen = data.get("train"), data.get("val") if run.recipe and run.recipe.validate_every else None
+    train = digest([TRAIN_VERSION, model, recipe, run.seed, weights, *seen]) if recipe else None
     evaluate = {
         at: digest([EVALUATE_VERSION, train or [model, weights], at, score, data.get("test")]) for at in run.checkpoints
     }
-    profile = run.profile.model_dump() if run.profile else None
-    asked = digest([train, evaluate, profile, model])
     timed = digest([PROFILE_VERSION, model, profile, machine]) if profile else None
-    return Keys(train, evaluate, timed, f"{run.name}-{asked[:8]}")
+    name = digest([train, evaluate, profile, model, run.label])[:8]
+    group = digest([model, recipe, weights, seen if recipe else None, score and data.get("test"), score, profile])
+    return Keys(train, evaluate, timed, f"{run.name}-{name}", group)
 
 
 def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
@@ -155,11 +159,6 @@ def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
                 f"--only {word}: the suite has no such model{did_you_mean(word, known)} (it has {', '.join(known)})"
             )
     return [run for run in runs if not only or run.model in only or run.label in only]
-
-
-def count_classes(runs: Sequence[Run], datasets: Mapping[str, Dataset]) -> int:
-    """The classes of the data, or what the suite says where it has none."""
-    return next((len(dataset.classes) for dataset in datasets.values()), runs[0].classes)
 
 
 def needed_splits(runs: Sequence[Run]) -> list[str]:

@@ -7,12 +7,14 @@ whole, so that nothing of another optimizer lingers. The merged recipe is valida
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from segbench.data.spec import DataSpec
 from segbench.profiling.spec import ProfileSpec
 from segbench.scoring import ScoreSpec
-from segbench.spec import Spec
+from segbench.spec import Spec, one_or_more
+
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 
 class ModelSpec(Spec):
@@ -39,7 +41,7 @@ def name_alone(value: Any) -> Any:
 
 class Suite(Spec):
     """A whole comparison. Without `recipe` nothing is trained, without `score` nothing is scored, without `profile`
-    nothing is timed; a suite that only profiles needs no `data`, and then states its number of `classes`."""
+    nothing is timed; a suite that only profiles needs no `data`, and then may state its number of `classes` (11)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     data: DataSpec | None = None
@@ -48,10 +50,10 @@ class Suite(Spec):
         Field(min_length=1),
     ]
     recipe: dict[str, Any] | None = None
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(one_or_more), Field(min_length=1)] = (0,)
     score: ScoreSpec | None = None
     profile: ProfileSpec | None = None
-    classes: PositiveInt = 11
+    classes: Annotated[int, Field(gt=0, le=255, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> "Suite":
@@ -59,6 +61,8 @@ class Suite(Spec):
             raise ValueError("there is a recipe or a score, but no data; add `data: {name: ...}`")
         if self.recipe is None and self.score is None and self.profile is None:
             raise ValueError("there is nothing to do; add `recipe` and `score`, or `profile`")
+        if self.data is not None and self.classes is not None:
+            raise ValueError("classes are those of the data; leave `classes` out, or `data`")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed stands twice in seeds")
         return self

@@ -14,6 +14,7 @@ from segbench.data.preflight import require
 from segbench.errors import ModelError, SegbenchError
 from segbench.models.build import build, load_weights
 from segbench.profiling.device import device_name
+from segbench.spec import write_size
 from segbench.store.environment import library_versions
 from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
 
@@ -63,13 +64,31 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
 def check_model(run: Run, prepared: Prepared) -> None:
     """Everything that a model can refuse: its options, its weights, the sizes that it is trained and timed at."""
     try:
-        # On the meta device a model costs no memory; weights can only be checked against a real one.
-        with torch.device("cpu" if run.weights else "meta"):
+        if run.weights:
             network(run, prepared)
-        with torch.device("meta"):
-            build(run.model, run.classes, run.options, run.profile.res if run.profile else prepared.size)
+        for size in {prepared.size, run.profile.res if run.profile else None}:
+            if size:
+                check_forward(run, size)
     except SegbenchError as error:
         raise ModelError(f"{run.where}: {error}") from None
+
+
+def check_forward(run: Run, size: tuple[int, int]) -> None:
+    """One image of `size` on the meta device, where nothing is computed and nothing takes memory."""
+    with torch.device("meta"):
+        model = build(run.model, run.classes, run.options, size).eval()
+        try:
+            found = tuple(model(torch.empty((1, 3, *size))).shape)
+        except NotImplementedError:
+            return  # an operator that has no meta form: the run itself will tell
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{run.model} cannot take images of {write_size(size)}: {reason}") from None
+    if found != (1, run.classes, *size):
+        raise ModelError(
+            f"{run.model} makes logits of shape {found} of an image of {write_size(size)}; "
+            f"allowed: {(1, run.classes, *size)}"
+        )
 
 
 def network(run: Run, prepared: Prepared) -> nn.Module:

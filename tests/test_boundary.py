@@ -1,5 +1,6 @@
 """Boundary counts against slow per-class oracles (SciPy's distance transform and maximum matching)."""
 
+import inspect
 from fractions import Fraction
 
 import numpy as np
@@ -192,12 +193,6 @@ def test_tolerance_is_exact(size, expected):
     assert boundary.tolerance_squared(size, Fraction("0.75") / 100) == expected
 
 
-def test_tolerance_in_pixels():
-    assert boundary.tolerance_px_squared(5) == 25
-    assert boundary.tolerance_px_squared(Fraction("4.5")) == 20
-    assert boundary.tolerance_px_squared(Fraction(7, 5)) == 1
-
-
 # Image 0: class 0 has P = 1/2, R = 1; class 1 is only predicted; class 2 is nowhere. Image 1: class 0 is found.
 F1_COUNTS = np.array(
     [
@@ -219,3 +214,20 @@ def test_an_image_without_boundaries_scores_0_and_counts():
     counts = np.concatenate([F1_COUNTS, np.zeros((1, 3, 4), np.int64)])
     assert boundary.boundary_f1(counts) == pytest.approx((1 / 3 + 1 + 0) / 3)
     assert np.isnan(boundary.boundary_f1(counts[:0]))
+
+
+@pytest.mark.parametrize("rule", ["bsds", "distance"])
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (np.zeros((2, 3), np.uint8), "truth of shape (2, 2), prediction of (2, 3)"),
+        (np.zeros((2, 2), np.int64), "maps of uint8 and int64, not uint8"),
+    ],
+)
+def test_maps_that_do_not_match_are_our_bug(path, prediction, words, rule):
+    count = inspect.unwrap(boundary_counts)  # in production, where nothing checks the annotations
+    with pytest.raises(AssertionError) as caught:
+        count(np.zeros((2, 2), np.uint8), prediction, 2, rule, 1)
+    assert words in str(caught.value)
+    with pytest.raises(AssertionError):
+        count(prediction, np.zeros((2, 2), np.uint8), 2, rule, 1)

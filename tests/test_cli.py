@@ -14,6 +14,7 @@ import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
+from segbench.cli import main
 from segbench.store.files import record_folders
 from segbench.store.record import read_counts, read_record
 
@@ -43,6 +44,59 @@ def test_usage_errors_are_two(tmp_path: Path) -> None:
         done = segbench(*arguments, cwd=tmp_path)
         assert done.returncode == 2, arguments
         assert "Traceback" not in done.stderr
+
+
+WRONG_SUITES = {
+    "models: 3": "models: write a list",
+    "models: [[segnet]]": "models[0]: write settings",
+    "models: [segnet]\nrecipe: []": "recipe: write settings",
+    "models: [segnet]\ndata: camvid": "data: write settings",
+    "models: []": "models",
+    "models: [segnet]\nseeds: []": "seeds",
+    "models: [segnet]\nseeds: [true]": "seeds[0]",
+    "models: [segnet]\nseeds: 1099511627776": "seeds[0]",
+    "models: [segnet]\nclasses: 300": "classes",
+    "models: [segnet]\nscore: {at: [first]}\ndata: {name: synthetic}": 'score.at[0]: "first" is not a checkpoint',
+    "models: [segnet]\nscore: {}\ndata: {name: synthetic}": "nothing to score",
+    "models: [segnet]\nscore: {}": "no data",
+    "models: [segnet]\nprofile: {res: [a, b]}": "profile.res",
+    "models: [segnet]\nprofile: {res: 0x0}": "profile.res: a size is",
+    "models: ['smp:']\nprofile: {}": "names a family",
+    "models: &m [*m]": "not valid YAML",
+    "? [a]\n: 3": "a setting's name is a word",
+    "models: [segnet]\nextra: 2024-13-45": "not valid YAML",
+    "models: [segnet]\nextra: \x01": "not valid YAML",
+    "models: [{name: deconvnet, options: {input_size: 24x32}}]\nprofile: {res: 32x32}": "models[0]",
+    "models: [{name: segnet, options: {wdith: 0.5}}]\nprofile: {}": 'did you mean "width"',
+    "models: [{name: segnet, weights: x.yaml, train: false}]\nscore: {}\ndata: {name: synthetic}": "models[0]",
+    "models: [segnet]\ndata: {name: synthetic}\n"
+    "recipe: {optimizer: {name: sgd, lr: .inf}, batch_size: 1, iterations: 1}": "recipe.optimizer.lr",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_SUITES, ids=range(len(WRONG_SUITES)))
+def test_a_wrong_suite_is_one_line_and_nothing_written(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\n" * text.startswith("models") + text + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["segbench", "run", "x.yaml"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert len(captured.err.splitlines()) == 1 and WRONG_SUITES[text] in captured.err, captured.err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
+
+
+def test_folders_that_cannot_be_written_are_named_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "s.yaml").write_text(LONG)
+    for flag in ("--results", "--work"):
+        done = segbench("run", "s.yaml", flag, "file", cwd=tmp_path)
+        assert done.returncode == 2 and f"{flag} file" in done.stderr and "Traceback" not in done.stderr
+    assert segbench("run", ".", cwd=tmp_path).returncode == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "s.yaml"]
 
 
 def test_models_lists_costs_equal_to_the_papers_networks(tmp_path: Path) -> None:
@@ -77,39 +131,57 @@ def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "out/row.json").read_text())
     assert [r["model"] for r in rows] == ["fcn-basic", "segnet-basic"]
     assert all(len(r["forward_ms"]["measured_ms"]) == 3 and r["res"] == [45, 60] for r in rows)
-    for wrong in (["--res", "45-60"], ["--device", "cuda:77"], ["--option", "wdith=1"], ["--option", "width"]):
+    for wrong in (
+        ["--res", "45-60"],
+        ["--device", "cuda:77"],
+        ["--option", "wdith=1"],
+        ["--option", "width"],
+        ["--option", "width.x=1"],
+    ):
         failed = segbench("profile", "--model", "fcn-basic", *wrong, cwd=tmp_path)
         assert failed.returncode == 2, failed
-        assert len(failed.stderr.strip().splitlines()[-1:]) == 1 and "Traceback" not in failed.stderr
+        assert failed.stderr.startswith(("segbench: ", "measuring")) and "Traceback" not in failed.stderr
+        assert failed.stdout == "" and failed.stderr.splitlines()[-1].startswith("segbench: ")
 
 
-def test_interrupted_it_says_so_and_goes_on(tmp_path: Path) -> None:
+LONG = """\
+name: s
+data: {name: synthetic, size: 24x32, options: {train: 8, val: 2, test: 2}}
+models: [{name: fcn-basic, options: {width: 0.125}}]
+recipe: {optimizer: {name: sgd, lr: 0.01}, batch_size: 4, iterations: 120, validate_every: 10}
+score: {at: [15, best]}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_by_a_signal_it_goes_on_and_ends_the_same(number: signal.Signals, tmp_path: Path) -> None:
     suite = tmp_path / "s.yaml"
-    suite.write_text(
-        "name: s\ndata: {name: synthetic, size: 24x32, options: {train: 8, val: 2, test: 2}}\n"
-        "models: [{name: fcn-basic, options: {width: 0.125}}]\n"
-        "recipe: {optimizer: {name: sgd, lr: 0.01}, batch_size: 4, iterations: 400, validate_every: 10}\nscore: {}\n"
-    )
+    suite.write_text(LONG)
     command = [sys.executable, "-m", "segbench.cli", "run", str(suite)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if "iteration 20:" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on from here" in rest and "Traceback" not in rest
+    if number is signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "the same command goes on from here" in rest and "Traceback" not in rest
     assert not (tmp_path / "results").exists()
-    assert list((tmp_path / ".segbench/train").glob("*/resume.safetensors"))
     done = segbench("run", suite, cwd=tmp_path)
     assert done.returncode == 0
     validated = [line.split("iteration ")[1].split(":")[0] for line in done.stderr.splitlines() if "validation" in line]
     assert int(validated[0]) > 20
-    (folder,) = record_folders(tmp_path / "results")
-    record = read_record(folder)
-    assert len(record.training["losses"]) == 400  # type: ignore[index]
-    assert [i for i, _ in record.training["validations"]] == list(range(10, 401, 10))  # type: ignore[index]
+    whole = segbench("run", suite, "--results", "r2", "--work", "w2", cwd=tmp_path)
+    assert whole.returncode == 0
+    parts, expected = (read_record(record_folders(tmp_path / folder)[0]) for folder in ("results", "r2"))
+    assert parts.training is not None and expected.training is not None
+    for key in ("losses", "validations", "selected", "digest"):
+        assert parts.training[key] == expected.training[key], key
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Confusion counts against a per-pixel loop, and region scores worked by hand."""
 
+import inspect
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from segbench.metrics import compiled
 from segbench.metrics import confusion as metrics
 from segbench.metrics.compiled import kernels
 
@@ -73,6 +75,39 @@ def test_relabelling_permutes_the_counts(path):
 def test_truth_above_void_is_our_bug(path):
     with pytest.raises(AssertionError, match="truth holds 255"):
         metrics.confusion(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), 11)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (np.zeros((2, 3), np.uint8), "truth of shape (2, 2), prediction of (2, 3)"),
+        (np.zeros((4, 1), np.uint8), "truth of shape (2, 2), prediction of (4, 1)"),
+        (np.zeros((2, 2), np.int64), "maps of uint8 and int64, not uint8"),
+    ],
+)
+def test_maps_that_do_not_match_are_our_bug(path, prediction, words):
+    count = inspect.unwrap(metrics.confusion)  # in production, where nothing checks the annotations
+    with pytest.raises(AssertionError) as caught:
+        count(np.zeros((2, 2), np.uint8), prediction, 11)
+    assert words in str(caught.value)
+    with pytest.raises(AssertionError):
+        count(prediction, np.zeros((2, 2), np.uint8), 11)
+
+
+@pytest.mark.parametrize("module", ["numba", "segbench.metrics.kernels"])
+def test_whatever_numba_raises_the_numpy_path_takes_over(monkeypatch, module):
+    def import_module(name):
+        if name == module:
+            raise RuntimeError("cannot cache: no locator available")
+
+    monkeypatch.setenv("SEGBENCH_NO_NUMBA", "0")
+    monkeypatch.setattr(compiled, "import_module", import_module)
+    compiled._import_kernels.cache_clear()
+    try:
+        assert kernels() is None
+        assert metrics.confusion(np.zeros((1, 2), np.uint8), np.ones((1, 2), np.uint8), 1)[0, 1] == 2
+    finally:
+        compiled._import_kernels.cache_clear()
 
 
 def test_scores_by_hand():

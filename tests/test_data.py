@@ -1,7 +1,6 @@
 """Readers, datasets of files, preflight and class weights, on miniature datasets in the official layouts."""
 
 import io
-import os
 import pickle
 import re
 import struct
@@ -20,13 +19,6 @@ from segbench.data.dataset import Dataset
 from segbench.data.preflight import check, require, survey
 from segbench.data.spec import DataSpec
 from segbench.errors import DataError, SegbenchError, SettingError
-
-REAL = os.environ.get("SEGBENCH_DATA")
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SEGBENCH_DATA", raising=False)
 
 
 def save(array: np.ndarray, path: Path, **options: object) -> Path:
@@ -88,8 +80,11 @@ def test_palette_annotations_are_read_as_stored_indices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.read_ids(tmp_path / "p.png"), ids)
 
 
-def grey_png(rows: list[list[int]], bits: int) -> bytes:
-    """A grey PNG of 2, 4 or 16 bits, written by hand because Pillow writes only 8 and 16."""
+def grey_png(rows: list[list[int]], bits: int, colour_type: int = 0) -> bytes:
+    """A grey PNG of 2, 4 or 16 bits, written by hand because Pillow writes only 8 and 16.
+
+    colour_type: PNG's own; 2 is RGB, for which a row holds three numbers a pixel.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -99,7 +94,8 @@ def grey_png(rows: list[list[int]], bits: int) -> bytes:
         line = "".join(f"{value:0{bits}b}" for value in row)
         line += "0" * (-len(line) % 8)
         packed += b"\0" + bytes(int(line[i : i + 8], 2) for i in range(0, len(line), 8))
-    head = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)
+    channels = {0: 1, 2: 3, 6: 4}[colour_type]
+    head = struct.pack(">IIBBBBB", len(rows[0]) // channels, len(rows), bits, colour_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
 
 
@@ -134,10 +130,79 @@ def test_frames_of_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.read_image(save(grey, tmp_path / "g.png")), np.dstack([grey] * 3))
 
 
-def test_16_bit_frame_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(grey_png([[0, 300]], 16))
-    with pytest.raises(DataError, match="8 bits a channel"):
-        labels.read_image(tmp_path / "x.png")
+@pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.gif"])
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_formats_that_keep_ids(tmp_path: Path, name: str, mode: str) -> None:
+    ids = noise(0, 24, 16, high=12)
+    image = Image.frombytes(mode, (16, 24), ids.tobytes())
+    if mode == "P":
+        image.putpalette([200, 10, 10] * 256)
+    image.save(tmp_path / name)
+    np.testing.assert_array_equal(labels.read_ids(tmp_path / name), ids)
+
+
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"])
+def test_tiff_keeps_ids_without_lossy_compression(tmp_path: Path, compression: str) -> None:
+    ids = noise(0, 24, 16, high=12)
+    path = save(ids, tmp_path / "x.tif", compression=compression)
+    np.testing.assert_array_equal(labels.read_ids(path), ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.tif", {"compression": "jpeg"}),
+        ("x.tif", {"tiffinfo": {262: 0}}),  # 0 is white: Pillow gives the negative
+        ("x.jp2", {}),
+        ("x.webp", {"lossless": True}),
+        ("x.avif", {}),
+        ("x.pgm", {}),
+    ],
+)
+def test_formats_that_may_change_ids_are_refused(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    Image.init()
+    if Path(name).suffix not in Image.EXTENSION or Image.EXTENSION[Path(name).suffix] not in Image.SAVE:
+        pytest.skip(f"Pillow was built without {name[2:]}")
+    path = save(noise(0, 24, 16, high=12), tmp_path / name, **options)
+    with pytest.raises(DataError, match=r"annotation stored as .* mode .*class ids, not colours"):
+        labels.read_ids(path)
+
+
+def test_grey_map_of_few_levels_is_refused_not_stretched(tmp_path: Path) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 1 11\n\x00\x0b")  # Pillow would give 0 and 255
+    with pytest.raises(DataError, match="annotation stored as PPM"):
+        labels.read_ids(tmp_path / "x.pgm")
+
+
+def test_frames_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    files = {
+        "grey.png": grey_png([[0, 300]], 16),
+        "rgb.png": grey_png([[0, 300, 9]], 16, colour_type=2),
+        "rgba.png": grey_png([[0, 300, 9, 1]], 16, colour_type=6),
+        "deep.ppm": b"P6 1 1 65535\n" + bytes(6),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match="allowed: 8 bits a channel"):
+            labels.read_image(tmp_path / name)
+    (tmp_path / "flat.ppm").write_bytes(b"P6 1 1 255\n" + bytes(3))
+    assert labels.read_image(tmp_path / "flat.ppm").tolist() == [[[0, 0, 0]]]
+    (tmp_path / "rgb8.png").write_bytes(grey_png([[1, 2, 3]], 8, colour_type=2))
+    assert labels.read_image(tmp_path / "rgb8.png").tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("codec"), NotImplementedError("variant")])
+@pytest.mark.parametrize("read", [labels.read_image, labels.read_ids])
+def test_whatever_a_decoder_raises_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], np.ndarray], error: Exception
+) -> None:
+    def load(_image: Image.Image) -> None:
+        raise error
+
+    path = save(noise(0, 4, 4), tmp_path / "x.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(DataError, match=rf"cannot be read \({error}\)"):
+        read(path)
 
 
 def says_why(read: Callable[[Path], np.ndarray], path: Path) -> bool:
@@ -237,17 +302,19 @@ def test_unknown_split_and_needless_root_are_setting_errors(camvid: Path) -> Non
         open_dataset(DataSpec(name="synthetic", root=camvid), "test")
 
 
-def test_root_is_the_argument_then_the_environment_then_the_suite(
+def test_root_is_the_argument_then_the_suite_then_the_environment(
     camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = tmp_path / "nowhere"
-    assert len(open_dataset(DataSpec(name="camvid", root=camvid), "test")) == 3
     monkeypatch.setenv("SEGBENCH_DATA", str(camvid))
-    assert len(open_dataset(DataSpec(name="camvid", root=nowhere), "test")) == 3
-    monkeypatch.setenv("SEGBENCH_DATA", str(nowhere))
-    assert len(open_dataset(DataSpec(name="camvid"), "test", camvid)) == 3
+    assert len(open_dataset(DataSpec(name="camvid"), "test")) == 3
     with pytest.raises(DataError, match="nowhere"):
-        open_dataset(DataSpec(name="camvid", root=camvid), "test")
+        open_dataset(DataSpec(name="camvid", root=nowhere), "test")
+    monkeypatch.setenv("SEGBENCH_DATA", str(nowhere))
+    assert len(open_dataset(DataSpec(name="camvid", root=camvid), "test")) == 3
+    assert len(open_dataset(DataSpec(name="camvid", root=nowhere), "test", camvid)) == 3
+    with pytest.raises(DataError, match="nowhere"):
+        open_dataset(DataSpec(name="camvid", root=camvid), "test", nowhere)
 
 
 # --- CamVid
@@ -277,6 +344,32 @@ def test_camvid_frames_may_be_in_another_format(camvid: Path, suffix: str) -> No
     dataset = opened(camvid, "test")
     assert check(dataset) == []
     assert dataset[0].image.shape == (6, 8, 3)
+
+
+def test_camvids_list_names_the_frame_where_it_is_there(camvid: Path) -> None:
+    folder = camvid / "CamVid/test"
+    for name in ("t0", "t1", "t2"):
+        Image.new("RGB", (8, 6), (255, 0, 0)).save(folder / f"{name}.bmp")
+    assert [frame.image.suffix for frame in opened(camvid, "test").frames] == [".png"] * 3  # type: ignore[attr-defined]
+    listing = camvid / "CamVid/test.txt"
+    listing.write_text(listing.read_text().replace("test/t0.png", "test/t0.bmp"))
+    dataset = opened(camvid, "test")
+    assert [frame.image.name for frame in dataset.frames] == ["t2.png", "t0.bmp", "t1.png"]  # type: ignore[attr-defined]
+    assert (dataset[1].image == (255, 0, 0)).all()
+    (folder / "t0.bmp").unlink()
+    Image.new("RGB", (8, 6)).save(folder / "t0.tif")
+    assert opened(camvid, "test").frames[1].image.name == "t0.png"  # type: ignore[attr-defined]
+
+
+def test_list_may_begin_with_a_byte_order_mark(camvid: Path) -> None:
+    names = opened(camvid, "test").names
+    listing = camvid / "CamVid/test.txt"
+    listing.write_text(listing.read_text(), encoding="utf-8-sig")
+    dataset = opened(camvid, "test")
+    assert dataset.names == names
+    assert check(dataset) == []
+    listing.write_text("test/t0.png testannot/t0.png\n", encoding="utf-8-sig")
+    assert check(opened(camvid, "test")) == []
 
 
 def test_missing_camvid_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
@@ -341,6 +434,18 @@ def test_digest_follows_files_names_and_size(camvid: Path) -> None:
         opened(camvid, "test").digest()
 
 
+def test_digest_follows_the_frames_the_table_and_the_reader(camvid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [opened(camvid, "test").digest()]
+    save(noise(99, 6, 8, 3), camvid / "CamVid/test/t1.png")
+    digests.append(opened(camvid, "test").digest())
+    kind = type(opened(camvid, "test"))
+    monkeypatch.setattr(kind, "table", labels.lookup({file_id: 11 - file_id for file_id in range(12)}))
+    digests.append(opened(camvid, "test").digest())
+    monkeypatch.setattr("segbench.data.dataset.READER_VERSION", labels.READER_VERSION + 1)
+    digests.append(opened(camvid, "test").digest())
+    assert len(set(digests)) == 4
+
+
 def test_splits_of_different_sizes_are_refused(camvid: Path) -> None:
     spec = DataSpec(name="camvid")
     assert list(open_splits(spec, ["train", "test"], camvid)) == ["train", "test"]
@@ -383,6 +488,15 @@ def test_sunrgbd_frames_of_two_numberings_are_refused(sunrgbd: Path) -> None:
     with pytest.raises(DataError, match=r"found img-005300 beside img-000001; allowed: 1\.\.5285") as error:
         opened(sunrgbd, "train", "sunrgbd")
     one_line(error)
+
+
+def test_sunrgbd_takes_the_jpg_of_two_files_of_one_number(sunrgbd: Path) -> None:
+    digest = opened(sunrgbd, "test", "sunrgbd").digest()
+    for number in (1, 3):
+        save(noise(50, 8 + number, 10, 3), sunrgbd / f"SUNRGBD-test_images/img-{number:06d}.png")
+    assert opened(sunrgbd, "test", "sunrgbd").digest() == digest
+    (sunrgbd / "SUNRGBD-test_images/img-000001.jpg").unlink()
+    assert opened(sunrgbd, "test", "sunrgbd").digest() != digest
 
 
 def test_sunrgbd_holds_out_evenly_spaced_training_images(sunrgbd: Path) -> None:
@@ -530,13 +644,6 @@ def test_preflight_counts_what_class_counts_counts(camvid: Path) -> None:
 
 
 # --- the real CamVid
-
-
-@pytest.fixture
-def camvid_root() -> Path:
-    if not REAL or not (Path(REAL) / "CamVid/train.txt").is_file():
-        pytest.skip("real CamVid is not here; set SEGBENCH_DATA to the folder that holds CamVid/")
-    return Path(REAL)
 
 
 @pytest.mark.parametrize(("split", "images"), [("val", 101), ("test", 233)])

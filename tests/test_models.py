@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segbench.data.synthetic import Synthetic
 from segbench.errors import ModelError, SettingError
 from segbench.models import MODELS
 from segbench.models.build import build, load_weights
 from segbench.models.input import IMAGENET, Input
 from segbench.models.layers import BatchNorm, bilinear_initialised, pool, pool_with_places, split_parameters, unpool
-from segbench.models.unet import mirrored
+from segbench.models.unet import joined, mirrored
 
 NARROW = {"width": 1 / 8}
 CASES = [
@@ -200,23 +201,149 @@ def test_sizes_on_the_way(name: str, paths: list[str], sizes: list[tuple[int, in
 @pytest.mark.parametrize(
     ("name", "places"),
     [
-        ("segnet", 6),
-        ("segnet-basic", 0),
-        ("fcn-basic", 0),
-        ("fcn8s", 2),
-        ("deeplab-largefov", 2),
-        ("deconvnet", 6),
-        ("unet", 2),
+        # 45 rows are 23, 12, 6, 3 and 2 after the poolings.
+        ("segnet", [(f"encoder.{n}.conv{n + 1}_3.relu", rows) for n, rows in ((2, 6), (3, 3), (4, 2))]),
+        ("deconvnet", [(f"encoder.{n}.conv{n + 1}_3.relu", rows) for n, rows in ((2, 6), (3, 3), (4, 2))]),
+        ("segnet-basic", []),
+        ("fcn-basic", []),
+        ("fcn8s", [("fc.fc6.relu", 2), ("fc.fc7.relu", 2)]),
+        ("deeplab-largefov", [("fc.fc6.relu", 6), ("fc.fc7.relu", 6)]),
+        ("unet", [("down.3.1.relu", 6), ("down.4.1.relu", 3)]),
     ],
 )
-def test_dropout_stands_where_the_docstrings_say(name: str, places: int) -> None:
+def test_dropout_stands_where_the_docstrings_say(name: str, places: list[tuple[str, int]]) -> None:
+    """Each dropout by the layer that ran before it and the rows that it sees (which tell pooling)."""
+    if name == "segnet":
+        places = [*places, *((f"decoder.{n}.conv{5 - n}_1_D.relu", rows) for n, rows in enumerate((3, 6, 12)))]
+    if name == "deconvnet":
+        places = [*places, *((f"decoder.{n}.deconv{5 - n}_3.relu", rows) for n, rows in enumerate((3, 6, 12)))]
     model = build(name, 2, NARROW, input_size=(45, 60))
-    seen: list[float] = []
-    for module in model.modules():
+    ran, seen = [""], []
+    for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
-            module.register_forward_hook(lambda module, _inputs, _output: seen.append(module.p))
+            assert module.p == 0.5
+            module.register_forward_hook(lambda _module, inputs, _output: seen.append((ran[-1], inputs[0].shape[2])))
+        elif not list(module.children()):
+            module.register_forward_hook(lambda _module, _inputs, _output, path=path: ran.append(path))
     model(torch.rand(2, 3, 45, 60))
-    assert seen == [0.5] * places
+    assert seen == places
+
+
+class Zero(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.zeros_like(features)
+
+
+def test_unets_skip_of_512_channels_is_dropped_too() -> None:
+    model = build("unet", 2, NARROW)
+    model.dropout = Zero()
+    seen: list[bool] = []
+    model.up[3].register_forward_hook(lambda _module, inputs, _output: seen.append(bool(inputs[0].any())))
+    model.up[2].register_forward_hook(lambda _module, inputs, _output: seen.append(bool(inputs[0].any())))
+    model(torch.rand(1, 3, 45, 60))
+    assert seen == [False, True]
+
+
+# Where layers look
+
+
+class Ramp(nn.Module):
+    """In place of a score layer: two maps that hold the row and the column of each cell in the image."""
+
+    def __init__(self, step: float, start: float) -> None:
+        super().__init__()
+        self.step, self.start = step, start
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows, columns = (self.start + self.step * torch.arange(size) for size in features.shape[-2:])
+        return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+@pytest.mark.parametrize(
+    ("score", "step", "start"),
+    # conv1_1 pads by 100 and takes 1, so its row 0 is the image's -99. A cell of pool3 is 8 rows and lies in their
+    # middle, at -99 + 3.5; one of fc6 is 32 rows, and 3 cells further in.
+    [("score_pool3", 8, -95.5), ("score_pool4", 16, -91.5), ("score_fr", 32, -83.5 + 3 * 32)],
+)
+def test_fcns_scores_stand_where_their_cells_are(score: str, step: int, start: float) -> None:
+    model = build("fcn8s", 2, {"width": 1 / 64}).eval()
+    setattr(model, score, Ramp(step, start))  # the other scores start from zero
+    with torch.no_grad():
+        logits = model(torch.rand(1, 3, 97, 131))
+    inner = slice(32, -32)  # beyond, the deconvolutions of fc7's scores see the border
+    rows, columns = torch.meshgrid(torch.arange(97.0), torch.arange(131.0), indexing="ij")
+    torch.testing.assert_close(logits[0, 0, inner, inner], rows[inner, inner])
+    torch.testing.assert_close(logits[0, 1, inner, inner], columns[inner, inner])
+
+
+def test_deeplabs_logits_stand_for_the_middle_of_8x8_pixels() -> None:
+    model = build("deeplab-largefov", 2, {"width": 1 / 64}).eval()
+    model.fc8 = Ramp(8, 3.5)
+    with torch.no_grad():
+        logits = model(torch.rand(1, 3, 45, 60))
+    torch.testing.assert_close(logits[0, 0, 4:44, 0], torch.arange(4.0, 44.0))
+    torch.testing.assert_close(logits[0, 1, 0, 4:60], torch.arange(4.0, 60.0))
+
+
+def test_deeplab_looks_through_holes() -> None:
+    model = on_meta("deeplab-largefov", 2)
+    convolutions = [m for stage in model.encoder for m in stage.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.dilation for m in convolutions] == [(1, 1)] * 10 + [(2, 2)] * 3
+    fc6, fc7 = model.fc.fc6.conv, model.fc.fc7.conv
+    assert (fc6.kernel_size, fc6.dilation, fc6.padding, fc7.kernel_size) == ((3, 3), (12, 12), (12, 12), (1, 1))
+
+
+def test_deeplabs_average_pooling_counts_the_zeros_of_its_padding() -> None:
+    model = build("deeplab-largefov", 2, {"width": 1 / 64}).eval()
+    stage5: list[Tensor] = []
+    model.encoder[4].register_forward_hook(lambda _module, _inputs, output: stage5.append(output.clone()))
+    with torch.no_grad():
+        features = model.features(torch.rand(1, 3, 45, 60))
+    pooled = F.max_pool2d(stage5[0], 3, stride=1, padding=1)
+    expected = sum(F.pad(pooled, (1, 1, 1, 1))[..., y : y + 6, x : x + 8] for y in range(3) for x in range(3)) / 9
+    torch.testing.assert_close(features, expected)
+
+
+def test_segnet_basics_decoder_has_no_relu() -> None:
+    model = build("segnet-basic", 2, NARROW)
+    signs: list[bool] = []
+    for part in (*model.encoder, *model.decoder):
+        part.register_forward_hook(lambda _module, _inputs, output: signs.append(bool((output < 0).any())))
+    model(torch.rand(2, 3, 45, 60))
+    assert signs == [False] * 4 + [True] * 4
+
+
+def test_unet_joins_the_upsampled_map_first_and_the_middle_of_the_skip() -> None:
+    above, skip = torch.zeros(1, 1, 5, 4), torch.arange(1.0, 57.0).view(1, 1, 7, 8)
+    found = joined(above, skip)
+    assert torch.equal(found[:, :1], above)
+    assert torch.equal(found[:, 1:], skip[..., 1:6, 2:6])
+    above = torch.arange(12.0).view(1, 1, 3, 4)
+    assert torch.equal(joined(above, torch.ones(1, 1, 2, 3))[:, :1], above[..., :2, :3])
+
+
+# Initialisation
+
+ZERO = {"score_fr", "score_pool4", "score_pool3"}
+BILINEAR = {"upscore2", "upscore_pool4", "upscore8", *(f"deconvolutions.{level}" for level in range(4))}
+
+
+@pytest.mark.parametrize(
+    "name", ["segnet", "segnet-basic", "fcn-basic", "fcn8s", "deeplab-largefov", "deconvnet", "unet"]
+)
+def test_initial_deviations(name: str) -> None:
+    """He's everywhere but where the docstrings say otherwise, and no bias; 5 standard errors."""
+    for path, module in build(name, 11, NARROW, input_size=(45, 60)).named_modules():
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d) or path in BILINEAR:
+            continue
+        expected = (2 / module.weight[0].numel()) ** 0.5
+        if path in ZERO:
+            expected = 0.0
+        elif path == "fc8" or (name == "deconvnet" and (path == "seg_score" or "deconv" in path)):
+            expected = 0.01
+        error = expected / (2 * module.weight.numel()) ** 0.5
+        assert float(module.weight.detach().std()) == pytest.approx(expected, abs=5 * error), path
+        assert module.bias is None or not module.bias.any(), path
 
 
 # Multipliers of learning rate and weight decay
@@ -242,6 +369,38 @@ def test_segnet_doubles_biases_and_does_not_decay_shifts() -> None:
 def test_segnet_basic_decays_shifts() -> None:
     assert multipliers(on_meta("segnet-basic", 11)) == {(1, 1): 1_416_064}
     assert multipliers(on_meta("segnet-basic", 11, bias=True)) == {(1, 1): 1_416_064, (2, 0): 523}
+
+
+def test_deconvnet_decays_shifts_and_fcn8s_does_not() -> None:
+    assert set(multipliers(on_meta("deconvnet", 11))) == {(1, 1), (2, 0)}
+    assert set(multipliers(on_meta("fcn8s", 11))) == {(1, 1), (2, 0), (1, 0)}
+
+
+def test_fcn_basic_trains_its_deconvolutions_slower() -> None:
+    deconvolutions = 4 * 11 * 11 * 8 * 8
+    assert multipliers(on_meta("fcn-basic", 11)) == {(1, 1): 645_824 - deconvolutions, (0.1, 1): deconvolutions}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fcn_basic_learns_by_its_own_recipe(seed: int) -> None:
+    """At the full rate the deconvolutions explode within these 15 steps, for each of the seeds."""
+    frames = Synthetic("train", size=(30, 40), train=60)
+    torch.manual_seed(seed)
+    model = build("fcn-basic", 11, {"width": 0.5}).train()
+    groups = [{"params": g["params"], "lr": 0.1 * g["lr_multiplier"]} for g in model.parameter_groups()]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    losses = []
+    for first in range(0, 60, 4):
+        samples = [frames[index] for index in range(first, first + 4)]
+        images = torch.stack([torch.from_numpy(sample.image.copy()).permute(2, 0, 1) for sample in samples])
+        truth = torch.stack([torch.from_numpy(sample.labels.astype(np.int64)) for sample in samples])
+        loss = F.cross_entropy(model(model.input(images)), truth, ignore_index=11)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert max(losses[-3:]) < losses[0]
 
 
 def test_deeplab_trains_fc8_faster_only_when_asked() -> None:
@@ -470,14 +629,26 @@ def test_equal_seeds_build_equal_models() -> None:
         ("segnet", {"droput": 0.1}, ['model "segnet"', "droput", 'did you mean "dropout"', "width, dropout"]),
         ("segnet", {"num_classes": 3}, ["num_classes is not an option"]),
         ("segnet", {"dropout": "much"}, ["option dropout is 'much'", "number"]),
-        ("segnet", {"dropout": 1.5}, ["cannot be built", "1.5"]),
-        ("segnet", {"width": 0}, ["cannot be built", "width is 0"]),
+        ("segnet", {"dropout": 1.5}, ["option dropout is 1.5", "less than or equal to 1"]),
+        ("unet", {"dropout": -0.1}, ["option dropout is -0.1", "greater than or equal to 0"]),
+        ("fcn8s", {"dropout": float("nan")}, ["option dropout is nan"]),
+        ("segnet", {"width": 0}, ["option width is 0", "greater than 0"]),
+        ("deconvnet", {"width": float("inf")}, ["option width is inf", "finite"]),
+        ("segnet-basic", {"width": float("nan")}, ["option width is nan", "finite"]),
+        ("deeplab-largefov", {"fc8_rate": -1}, ["option fc8_rate is -1", "greater than 0"]),
         ("fcn8s", {"deconvolution": "learned"}, ["deconvolution", "'learnt' or 'fixed'"]),
         ("deconvnet", {"input_size": "360"}, ["input_size", "HEIGHTxWIDTH"]),
         ("smp:Unett", {}, ['"Unett"', 'did you mean "Unet"', "known:"]),
         ("smp:Unet", {"encoder_nam": "resnet18"}, ["encoder_nam", 'did you mean "encoder_name"']),
         ("smp:Unet", {"encoder_name": "resnet19"}, ['"resnet19"', 'did you mean "resnet']),
+        ("smp:Unet", {"encoder_name": 5}, ["encoder_name is 5", "name of an encoder"]),
+        ("smp:Unet", {"encoder_name": ["resnet18"]}, ["encoder_name is ['resnet18']", "name of an encoder"]),
+        ("smp:Unet", {"encoder_name": "tu-nonsense"}, ["cannot be built", "RuntimeError", "nonsense"]),
+        ("smp:Unet", {"encoder_name": "resnet18", "encoder_depth": 99}, ["cannot be built", "depth"]),
         ("smp:Unet", {"classes": 2}, ["classes is not an option"]),
+        ("smp:Unet", {"num_classes": 2}, ["num_classes is not an option"]),
+        ("torchvision:fcn_resnet50", {"num_classes": 2}, ["num_classes is not an option", "weights_backbone"]),
+        ("torchvision:fcn_resnet50", {"weights": "mine"}, ["cannot be built", "KeyError: 'mine'"]),
         ("torchvision:deeplabv3_resnet5", {}, ['did you mean "deeplabv3_resnet50"']),
         ("torchvision:fcn_resnet50", {"aux_loss": True}, ["aux_loss is not an option"]),
     ],
@@ -488,6 +659,18 @@ def test_wrong_options_are_one_line(name: str, options: dict[str, Any], words: l
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+class Sulking(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        raise ZeroDivisionError("I will not\nand a second line")
+
+
+def test_whatever_a_constructor_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(MODELS), "resolve", lambda _registry, _name: Sulking)
+    with pytest.raises(ModelError, match=r'^model "sulking" cannot be built: ZeroDivisionError: I will not$'):
+        build("sulking", 2)
 
 
 def test_unknown_models_and_no_classes() -> None:
@@ -542,12 +725,32 @@ class Surprise:
     """Pickled by reference to this module, which a file of weights may not name."""
 
 
-@pytest.mark.parametrize("file", ["no.pt", "no.safetensors", "text.pt", "text.safetensors", "code.pth", "wrapped.pt"])
+@pytest.mark.parametrize("file", ["no.pt", "no.safetensors", "text.safetensors", "wrapped.pt"])
 def test_files_that_are_no_weights(file: str, tmp_path: Path) -> None:
     for suffix in ("pt", "safetensors"):
         (tmp_path / f"text.{suffix}").write_text("not weights")
-    torch.save({"a": Surprise()}, tmp_path / "code.pth")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "wrapped.pt")
     with pytest.raises(ModelError, match=file) as caught:
         load_weights(build("fcn-basic", 2, NARROW), tmp_path / file)
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_read_say_why(tmp_path: Path) -> None:
+    torch.save({"a": Surprise()}, tmp_path / "code.pt")
+    for name, data in (
+        ("text", b"not weights"),
+        ("bytes", bytes(range(256))),
+        ("empty", b""),
+        ("zip", b"PK\x03\x04..."),
+    ):
+        (tmp_path / f"{name}.pt").write_bytes(data)
+    reasons = {
+        "code": r"it holds a \S*test_models\.Surprise, which is no tensor",
+        "text": "it is no pickle of tensors, or a broken one",
+        "bytes": "it is no pickle of tensors, or a broken one",
+        "empty": "it is empty or cut short",
+        "zip": "RuntimeError: [^.]*zip archive[^.]*",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(ModelError, match=rf"{name}\.pt is not a file of weights \(.*\): {reason}$"):
+            load_weights(build("fcn-basic", 2, NARROW), tmp_path / f"{name}.pt")

@@ -19,7 +19,7 @@ from segbench.models.build import build
 from segbench.pipeline import Finished, Started, execute
 from segbench.preparation import prepare
 from segbench.scoring import Counts
-from segbench.store.files import Results, Work, record_folders
+from segbench.store.files import Results, Work, only_one, record_folders
 from segbench.store.record import read_counts, read_record
 from segbench.suite.load import load
 
@@ -146,7 +146,40 @@ def test_a_checkpoint_that_was_not_kept_is_trained_for_again(suite: Path, segben
     assert records[0].training["losses"] == records[1].training["losses"]  # type: ignore[index]
 
 
-def test_stopped_between_any_two_events_it_goes_on_and_ends_the_same(suite: Path, tmp_path: Path) -> None:
+def test_a_changed_wish_for_checkpoints_starts_an_interrupted_training_over(suite: Path, tmp_path: Path) -> None:
+    _, runs = load(suite, ["score.at=[6]"])
+    place = Work(tmp_path / "w"), Results(tmp_path / "r")
+    events = execute(prepare(runs[:1], torch.device("cpu")), *place)
+    for event in events:
+        if isinstance(event, Step) and event.iteration == 4:
+            break
+    events.close()  # type: ignore[attr-defined]
+    _, runs = load(suite, ["score.at=[3, best]"])
+    finished = [e for e in execute(prepare(runs[:1], torch.device("cpu")), *place) if isinstance(e, Finished)]
+    assert [e.record.status for e in finished] == ["done"], finished[0].record.reason
+
+
+def test_a_profile_counts_the_classes_of_the_data(tmp_path: Path, segbench: Command) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("name: p\ndata: {name: sunrgbd}\nmodels: [fcn-basic]\nprofile: {res: 24x32, memory: false}\n")
+    _, (run,) = load(path)
+    assert run.classes == 37
+
+
+def test_files_that_vanished_from_the_work_folder_are_made_again(suite: Path, segbench: Command) -> None:
+    assert segbench("run", suite, "--only", "fcn-basic") == 0
+    (folder,) = record_folders(Path("results"))
+    before = (folder / "counts-best.npz").read_bytes()
+    for path in [*Path(".segbench/evaluate").glob("*/counts.npz"), *Path(".segbench/train").glob("*/best-*")]:
+        path.unlink()
+    shutil.rmtree("results")
+    assert segbench("run", suite, "--only", "fcn-basic") == 0
+    assert (folder / "counts-best.npz").read_bytes() == before
+
+
+# Not below 8: an evaluation of five images starts again when it is left, and would never end.
+@pytest.mark.parametrize("stop_after", [8, 13])
+def test_stopped_between_events_it_goes_on_and_ends_the_same(suite: Path, tmp_path: Path, stop_after: int) -> None:
     def run_all(root: Path, stop_after: int | None) -> dict[str, Any]:
         _, runs = load(suite)
         while True:
@@ -168,7 +201,7 @@ def test_stopped_between_any_two_events_it_goes_on_and_ends_the_same(suite: Path
         return found
 
     expected = run_all(tmp_path / "whole", None)
-    assert run_all(tmp_path / "parts", 9) == expected
+    assert run_all(tmp_path / "parts", stop_after) == expected
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(
@@ -383,6 +416,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(suite: Path, segbench: Comma
     assert segbench("run", suite, "--dry-run") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "24 images" in out and "done" in out
+
+
+def test_one_process_a_work_folder(suite: Path, segbench: Command, capsys: Any) -> None:
+    with only_one(Path(".segbench")):
+        assert segbench("run", suite) == 2
+    assert "another segbench works there" in capsys.readouterr().err
+    assert not Path("results").exists()
 
 
 def test_clean_removes_only_what_is_ours(suite: Path, segbench: Command, capsys: Any) -> None:

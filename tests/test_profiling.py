@@ -8,7 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segbench.errors import ModelError, RecordError, SettingError
 from segbench.profiling import device as device_module
 from segbench.profiling import memory
+from segbench.profiling import profile as profile_module
 from segbench.profiling.complexity import complexity
 from segbench.profiling.device import cpu_name, device_state, nvml_memory
 from segbench.profiling.failure import in_words
@@ -85,6 +86,39 @@ class Pooled(Pointwise):
 class Shrinking(Pointwise):
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h2 w2"]:
         return super().forward(images)[:, :, ::2, ::2]
+
+
+class Watched(Pointwise):
+    """Notes of every forward whether it trained, made a graph, ran in inference mode, and on how many images."""
+
+    seen: ClassVar[list[tuple[bool, bool, bool, int]]] = []
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        logits = super().forward(images)
+        if not images.is_meta:
+            self.seen.append((self.training, logits.requires_grad, torch.is_inference_mode_enabled(), len(images)))
+        return logits
+
+
+class Remembering(Pointwise):
+    """Keeps a tensor of its first forward and multiplies with it, as networks do with grids of positions."""
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        if not hasattr(self, "grid"):
+            self.grid = torch.linspace(0, 1, images.shape[-1], device=images.device)
+        return super().forward(images) * self.grid
+
+
+class Auxiliary(Pointwise):
+    """A second head that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(3, CLASSES, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        logits = super().forward(images)
+        return logits + self.second(images) if self.training else logits
 
 
 class Counted(nn.Module):
@@ -175,6 +209,17 @@ def test_a_known_sleep_is_timed() -> None:
     assert 0 < usage.backward_ms.median < 200
 
 
+def test_training_makes_a_graph_and_inference_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watched, "seen", [])
+    profile(Watched, CLASSES, FAST.model_copy(update={"time_batch": 2, "warmup": 2}))
+    assert Watched.seen == [(True, True, False, 2)] * 5 + [(False, False, True, 2)] * 5
+
+
+def test_a_tensor_kept_by_the_model_does_not_stop_its_training() -> None:
+    usage = profile(Remembering, CLASSES, FAST)
+    assert usage.backward_ms is not None, usage.notes
+
+
 def test_training_at_batch_one_is_timed_or_its_failure_told() -> None:
     usage = profile(Pooled, CLASSES, FAST)
     assert usage.backward_ms is None
@@ -228,6 +273,39 @@ def test_known_allocations_are_weighed_and_noise_is_ignored() -> None:
     usage = profile(partial(Hungry, 48), CLASSES, ProfileSpec(res=(24, 32), repetitions=1))
     assert usage.memory_mib == pytest.approx({"train_peak_rss": 96, "infer_peak_rss": 96}, abs=12), usage.notes
     assert any("VmHWM" in note for note in usage.notes)
+
+
+def test_what_is_weighed_in_training_is_the_second_step_with_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The momentum is made at the end of the first step: only a second holds it together with the activations."""
+    momenta: list[bool] = []
+
+    class Spied(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            momenta.append(any("momentum_buffer" in state for state in self.state.values()))
+            super().zero_grad(set_to_none)
+
+    monkeypatch.setattr(torch.optim, "SGD", Spied)
+    monkeypatch.setattr(Watched, "seen", [])
+    memory.work(job(Watched, train=True, batch=3), torch.device("cpu"))
+    assert momenta == [False, True]
+    assert Watched.seen == [(True, True, False, 3)] * 2
+
+
+def test_what_is_weighed_in_inference_is_one_forward_without_gradients_and_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Watched, "seen", [])
+    monkeypatch.setattr(memory, "random_batch", None)  # what draws labels
+    memory.work(job(Watched, train=False, batch=3), torch.device("cpu"))
+    assert Watched.seen == [(False, False, True, 3)]
+
+
+def test_training_and_inference_are_weighed_at_their_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr(profile_module, "weigh", lambda job: jobs.append(job) or memory.unmeasured(job, "spied"))
+    spec = ProfileSpec(res=(24, 32), train_memory_batch=4, infer_memory_batch=2)
+    profile_module.weigh_both(Pointwise, CLASSES, spec, torch.device("cpu"))
+    assert [(job.mode, job.batch) for job in jobs] == [("train", 4), ("infer", 2)]
 
 
 def test_a_failure_in_the_fresh_process_is_none_with_a_note() -> None:
@@ -302,6 +380,12 @@ def test_a_convolution_and_a_deconvolution_counted_by_hand() -> None:
     assert counted.trainable_parameters == 216 + 128
     assert counted.parameter_mb == pytest.approx(348 * 4e-6)
     assert counted.uncounted == ("relu",)
+
+
+def test_what_only_training_runs_is_not_counted() -> None:
+    counted = complexity(Auxiliary, (10, 12))
+    assert counted.macs == 10 * 12 * 3 * CLASSES
+    assert counted.parameters == 3 * CLASSES + CLASSES + 2 * CLASSES + 27 * CLASSES + CLASSES
 
 
 def test_models_that_the_meta_device_cannot_run_are_counted_on_the_cpu() -> None:

@@ -13,6 +13,7 @@ from segbench.data.dataset import Dataset, Sample
 from segbench.data.preflight import require
 from segbench.data.road_scene import draw_scene
 from segbench.data.spec import DataSpec
+from segbench.data.synthetic import GENERATOR_VERSION
 from segbench.errors import SettingError
 
 # CamVid's training pixels in per cent, void last, from the released labels.
@@ -134,6 +135,12 @@ def test_digest_follows_the_parameters_of_the_split_alone() -> None:
     others = {drawn(train=6).digest(), drawn(train=5, seed=1).digest(), drawn("val", val=5).digest()}
     others.add(drawn(size="90x120", train=5).digest())
     assert len(others | {digest}) == 5
+
+
+def test_digest_follows_the_generators_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = drawn(train=5).digest()
+    monkeypatch.setattr("segbench.data.synthetic.GENERATOR_VERSION", GENERATOR_VERSION + 1)
+    assert drawn(train=5).digest() != digest
 
 
 def test_too_small_a_size_is_a_setting_error() -> None:

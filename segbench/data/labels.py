@@ -3,12 +3,11 @@
 An annotation holds one id a pixel. Accepted are 8-bit grey and palette images, the latter as the stored indices
 whatever their colours, and 16-bit grey where every id fits a byte, in formats that keep ids as they are: PNG, BMP, GIF
 and TIFF without lossy compression. Colour images are refused, and formats that may be lossy (JPEG, JPEG 2000, WebP,
-AVIF) or stretch values (PGM): their ids would be guesses. File ids become classes 0..K-1 with K = void by a lookup table; an id that the table does not know
-is an error, never void. Pillow's guard against decompression bombs stays on, and an orientation in EXIF is not applied,
-because annotations are drawn on the stored pixels.
+AVIF) or stretch values (PGM): their ids would be guesses. File ids become classes 0..K-1 with K = void by a lookup
+table; an id that the table does not know is an error, never void. Pillow's guard against decompression bombs stays on,
+and an orientation in EXIF is not applied, because annotations are drawn on the stored pixels.
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -28,8 +27,8 @@ REFUSED = 255  # in a lookup table: an id that no class has
 
 # What Pillow's decoders raise on broken files and unknown variants; a broken PNG chunk is a SyntaxError, and
 # RuntimeError includes NotImplementedError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, RuntimeError)
-_BROKEN += (struct.error, zlib.error)
+_BROKEN_DATA = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
+_BROKEN = (*_BROKEN_DATA, RuntimeError, struct.error, zlib.error)
 _ID_FORMATS = ("PNG", "BMP", "GIF", "TIFF")
 _ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd")
@@ -172,7 +171,7 @@ def _is_deep(image: Image.Image) -> bool:
     if image.format == "PPM" and isinstance(image, ImageFile.ImageFile) and image.tile:
         arguments = image.tile[0][3]
         return isinstance(arguments, tuple) and len(arguments) > 1 and arguments[1] > 255
-    return re.search(";16", raw) is not None and not raw.startswith("BGR")
+    return ";16" in raw and not raw.startswith("BGR")
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -106,8 +106,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _unread(error: Exception) -> str:
     """Why a file was not read. PyTorch's words for a pickle are a page, and advise to run the code in it."""
+    if isinstance(error, EOFError):
+        return "it is empty or cut short"
     if not isinstance(error, pickle.UnpicklingError):
-        return _first_line(error)
+        return _first_line(error).partition(". ")[0]
     named = re.search(r"GLOBAL (\S+)", str(error))
     return f"it holds a {named[1]}, which is no tensor" if named else "it is no pickle of tensors, or a broken one"
 

@@ -74,7 +74,7 @@ def smp(architecture: str, num_classes: int, /, **options: Any) -> External:
 def _check_encoder(name: Any, known: Sequence[str]) -> None:
     """smp's own error lists all its hundreds of encoders; those of timm (`tu-`) it looks up itself."""
     if not isinstance(name, str):
-        raise ModelError(f"option encoder_name is {name!r}: it must be the name of an encoder, such as resnet34")
+        raise ModelError(f"smp: option encoder_name is {name!r}; it must be the name of an encoder, such as resnet34")
     if name not in known and not name.startswith("tu-"):
         raise ModelError(f'"{name}" is not an encoder of smp{did_you_mean(name, known)} (or tu-NAME, one of timm\'s)')
 

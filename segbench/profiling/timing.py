@@ -4,8 +4,8 @@ The protocol is that of `caffe time`, which made SegNet's Table 6: warm-up passe
 the backward passes of the training network (batch statistics, dropout, loss). So the paper's forward time compares
 with `train_forward`; `forward` is inference (eval mode, no graph). Departures: Caffe counts its data layer in the
 forward, here images and labels are on the device beforehand, and what a model's `input` makes of the 8-bit image
-(SegNet-Basic's and FCN-Basic's local response normalisation included, a layer in Caffe's timing) is left out; each backward writes new gradients, where Caffe adds to
-the old.
+(SegNet-Basic's and FCN-Basic's local response normalisation included, a layer in Caffe's timing) is left out; each
+backward writes new gradients, where Caffe adds to the old.
 
 On CUDA a region lies between two events on the current stream of an idle device, so launch gaps of small kernels
 count: this is latency, not throughput. On a CPU it is the monotonic wall clock.
@@ -92,7 +92,8 @@ def time_model(model: nn.Module, batch: Batch, num_classes: int, warmup: int, re
     inference mode, which no backward accepts. Some sound models cannot train on one image (a normalisation over 1x1
     maps, as in DeepLabV3's pooled branch).
     """
-    train_forward, backward, notes = None, None, ()
+    train_forward, backward = None, None
+    notes: tuple[str, ...] = ()
     try:
         train_forward, backward = time_training(model, batch, warmup, repetitions)
     except Exception as error:  # somebody's model: whatever it raises is told

@@ -1,9 +1,9 @@
 """What is timed and weighed: random images and labels of a fixed seed through the model, with its loss in training.
 
 The images are standard normal floats of the model's input size, [n, 3, h, w]: the work is the same as on photographs,
-and no reading, resizing or normalisation is included, nor anything else that a model's `input` does. Weights are whatever the factory draws under the same seed.
-Everything is fp32: TF32 and CPU bfloat16 products are off, and cuDNN picks algorithms by its heuristics (no
-autotuning, whose choice varies).
+and no reading, resizing or normalisation is included, nor anything else that a model's `input` does.
+Weights are whatever the factory draws under the same seed. Everything is fp32: TF32 and CPU bfloat16 products are off,
+and cuDNN picks algorithms by its heuristics (no autotuning, whose choice varies).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
 """The rules of the house: import order, what stays light, and what the suites promise."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -40,7 +41,8 @@ def imports(path: Path) -> set[str]:
     """Every segbench module that a file imports, wherever in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
             found |= (
                 {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "segbench" else {node.module}
             )
@@ -120,6 +122,20 @@ def test_every_suite_loads_and_plans(path: Path) -> None:
     suite, runs = load(path)
     assert suite.name == path.stem
     assert len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds)
+
+
+def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    for command in ("pip install -e . && segbench run suites/quickstart.yaml", "pip install -e '.[test]' && pytest"):
+        assert f"```sh\n{command}\n```" in readme
+    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "first.yaml").write_text(block)
+    _, runs = load(tmp_path / "first.yaml")
+    assert len(runs) == 9
+    for path in re.findall(r"`(suites/[\w.-]+)`", readme):
+        assert (REPOSITORY / path).is_file()
+    for path in SUITES:
+        assert f"suites/{path.name}" in readme
 
 
 def test_the_benchmark_suites_hold_the_papers_protocol() -> None:

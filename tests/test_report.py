@@ -110,6 +110,14 @@ def test_only_records_that_differ_in_the_seed_alone_are_averaged(tmp_path: Path)
     assert not any("±" in cell for r in table.rows for cell in r)
 
 
+def test_equal_runs_under_two_labels_are_two_rows(tmp_path: Path) -> None:
+    make(tmp_path, "A", 0, keys={"data": {"test": "abc"}, "group": "same"})
+    make(tmp_path, "B", 1, keys={"data": {"test": "abc"}, "group": "same"})
+    table = tables.summary(tables.read([tmp_path]))
+    assert [r[0] for r in table.rows] == ["A", "B"]
+    assert not any("±" in cell for r in table.rows for cell in r)
+
+
 def test_each_row_says_how_many_seeds_it_averages(tmp_path: Path) -> None:
     for label, seed in (("A", 0), ("A", 1), ("B", 0)):
         make(tmp_path, label, seed)

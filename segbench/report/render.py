@@ -11,7 +11,7 @@ from rich.text import Text
 
 from segbench.report.table import Table
 
-FILE_WIDTH = 160
+FILE_WIDTH = 180
 """Characters a line where nobody's terminal sets a width: in a file or pipe."""
 
 

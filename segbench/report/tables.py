@@ -40,10 +40,13 @@ def read(paths: Iterable[Path]) -> list[Kept]:
 
 def current(kept: Sequence[Kept]) -> list[Kept]:
     """The newest record of each run, done or failed, in the order of `kept`. A run asked otherwise is another run."""
-    newest = {
-        (k.record.run["suite"], k.record.run["label"], k.record.keys["group"], k.record.run["seed"]): k for k in kept
-    }
+    newest = {(group_of(k.record), k.record.run["seed"]): k for k in kept}
     return [item for item in kept if item in newest.values()]
+
+
+def group_of(record: Record) -> str:
+    """What runs share that differ in the seed alone: suite, label and everything that was asked."""
+    return json.dumps([record.run["suite"], record.run["label"], record.keys["group"]])
 
 
 def row_labels(kept: Sequence[Kept]) -> dict[str, str]:
@@ -52,7 +55,7 @@ def row_labels(kept: Sequence[Kept]) -> dict[str, str]:
     for item in kept:
         run = {key: value for key, value in item.record.run.items() if key not in ("suite", "label", "seed")}
         named = groups.setdefault((item.record.run["suite"], item.record.run["label"]), {})
-        named[item.record.keys["group"]] = flat(run)
+        named[group_of(item.record)] = flat(run)
     several = len({suite for suite, _ in groups}) > 1
     labels = {}
     for (suite, label), named in groups.items():
@@ -87,7 +90,7 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         "label": record.run["label"],
         "model": record.run["model"],
         "seed": record.run["seed"],
-        "group": record.keys["group"],
+        "group": group_of(record),
         "record": record.id,
         **(costs(Usage.from_dict(record.usage)) if record.usage else {}),
     }
@@ -162,7 +165,7 @@ def summary(kept: Sequence[Kept]) -> Table:
         if item.record.status == "failed":
             seed = item.record.run["seed"]
             words = f"failed: {item.record.reason}" if seed is None else f"seed {seed} failed: {item.record.reason}"
-            rows.append([labels[item.record.keys["group"]], words, *["n/a"] * (len(columns) - 2)])
+            rows.append([labels[group_of(item.record)], words, *["n/a"] * (len(columns) - 2)])
     title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
     return Table(title, columns, rows, notes(shown, len(kept) - len(shown)))
 

@@ -17,7 +17,8 @@ app = typer.Typer(
     name="segbench",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Rich's help would take longer to import than all the rest of this command line.
+    rich_markup_mode=None,
     help="Train, score and profile segmentation models from one YAML suite, and compare them in a table.\n\n"
     "Start with `segbench run suites/quickstart.yaml`: synthetic data, no GPU, a table in under three minutes.",
 )

@@ -12,7 +12,10 @@ def clean(
     work: WorkDir = Path(".segbench"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove checkpoints, counts and other files that a run can make again. Records in `results/` stay."""
+    """Free the work folder.
+
+    Removes checkpoints, counts and other files that a run can make again. Records in `results/` stay.
+    """
     from segbench.store.files import Work
 
     place = Work(work)

@@ -4,7 +4,7 @@ from segbench.cli.options import Data
 
 
 def datasets(data: Data = None) -> None:
-    """List the datasets, with their source and whether they are found on this machine."""
+    """List the datasets and which are here."""
     from segbench.data import DATASETS, open_dataset
     from segbench.data.spec import DataSpec
     from segbench.errors import DataError

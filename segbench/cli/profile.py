@@ -20,8 +20,9 @@ def profile(
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample to this JSON file.")] = None,
 ) -> None:
-    """Measure forward and backward time, training and inference memory and size: a row of Table 6 for each MODEL.
+    """Measure time, memory and size of models.
 
+    Each model gets a row of the SegNet paper's Table 6: forward, backward, training and inference memory, size.
     As the paper's `caffe time`: the training network with its loss at batch 1, mean of 10 passes after one to warm up;
     training memory at batch 4, inference memory at batch 1.
     """

@@ -20,7 +20,10 @@ def report(
     format: Annotated[Format, typer.Option(help="Layout of the table.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
-    """Compare the runs of one or more results folders: accuracy, size, time and memory, with what they mean."""
+    """Print the table of results folders.
+
+    It compares their runs by accuracy, size, time and memory, and says what each number means.
+    """
     from segbench.errors import SettingError
     from segbench.report import render, tables
     from segbench.store.files import write_text

@@ -23,7 +23,9 @@ def run(
     work: WorkDir = Path(".segbench"),
     data: Data = None,
 ) -> None:
-    """Train, score and profile every run of SUITE that has no record yet, then print the table.
+    """Train, score and profile a suite.
+
+    Does every run that has no record yet, then prints the table that compares them.
 
     Every image and every setting is checked before the start. Ctrl-C is safe: the same command goes on from where it
     was, and what is finished is not done again. Exit code 1 says that a run failed; its record says why.

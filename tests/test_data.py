@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from segbench.data import DATASETS, check_options, labels, open_dataset, open_splits
-from segbench.data.class_weights import ClassCounts, class_counts, class_weights, count
+from segbench.data.camvid import CamVid
+from segbench.data.class_weights import ClassCounts, class_counts, class_weights, count, no_counts
 from segbench.data.dataset import Dataset
 from segbench.data.preflight import check, require, survey
 from segbench.data.spec import DataSpec
+from segbench.data.sunrgbd import SunRgbd
 from segbench.errors import DataError, SegbenchError, SettingError
 
 
@@ -634,6 +636,26 @@ def sum_of(counts: list[ClassCounts]) -> ClassCounts:
 def test_unknown_class_weights_are_a_setting_error() -> None:
     with pytest.raises(SettingError, match='did you mean "median-frequency"'):
         class_weights("median_frequency", count(np.zeros((1, 1), np.uint8), 2))
+
+
+def test_shipped_weights_are_the_datasets_own_in_the_order_of_its_classes() -> None:
+    def shipped(dataset: type[CamVid] | type[SunRgbd]) -> dict[str, float]:
+        counts = no_counts(len(dataset.classes))  # what was counted has no part in them
+        weights = class_weights("shipped", counts, dataset.shipped_weights)
+        return dict(zip(dataset.classes, weights.tolist(), strict=True))
+
+    camvid, sunrgbd = shipped(CamVid), shipped(SunRgbd)
+    assert (camvid["Sky"], camvid["SignSymbol"], camvid["Bicyclist"]) == (0.2595, 9.6446, 7.3614)
+    assert (sunrgbd["wall"], sunrgbd["picture"], sunrgbd["bag"]) == (0.382592, 2.596563, 4.017548)
+    # Added up from the two files, void's own weight left out: a slip in any digit shows.
+    assert sum(camvid.values()) == pytest.approx(32.2134, abs=1e-9)
+    assert sum(sunrgbd.values()) == pytest.approx(57.521189, abs=1e-9)
+    assert sorted(sunrgbd, key=sunrgbd.__getitem__)[-4:] == ["person", "bag", "paper", "lamp"]
+
+
+def test_shipped_weights_of_a_dataset_without_them_are_a_setting_error() -> None:
+    with pytest.raises(SettingError, match="no weights were released for this dataset; write median-frequency"):
+        class_weights("shipped", no_counts(2))
 
 
 def test_preflight_counts_what_class_counts_counts(camvid: Path) -> None:

@@ -1,18 +1,21 @@
 """Training: the loss by hand, the order of images, multipliers, and that it can be left and taken up anywhere."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segbench.data import open_dataset
 from segbench.data.batches import Frames
+from segbench.data.class_weights import ClassWeights
 from segbench.data.spec import DataSpec
-from segbench.engine import checkpoint
+from segbench.engine import batchnorm, checkpoint
 from segbench.engine.recipe import Recipe
 from segbench.engine.train import (
     Step,
@@ -22,6 +25,7 @@ from segbench.engine.train import (
     make_optimizer,
     segmentation_loss,
     train,
+    validate,
 )
 from segbench.errors import RecordError
 
@@ -32,10 +36,10 @@ CLASSES = 11
 class Tiny(nn.Module):
     """A few thousand weights with everything that has state: normalisation, dropout, momentum."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CLASSES) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, CLASSES, 1)
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, channels, 1)
         )
 
     def input(self, images: Tensor) -> Tensor:
@@ -81,9 +85,71 @@ def test_the_loss_is_the_weighted_sum_over_the_count_of_valid_pixels() -> None:
     logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0], [5.0, 0.0]]).T.reshape(1, 2, 1, 3).float()
     labels = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
     expected = (1 * np.log(2) + 3 * np.log(4)) / 2
-    assert segmentation_loss(logits, labels, torch.tensor([1.0, 3.0])).item() == pytest.approx(expected, rel=1e-6)
-    all_void = segmentation_loss(logits, torch.full_like(labels, 2), None)
-    assert all_void.item() == 0.0
+    weights = torch.tensor([1.0, 3.0])
+    assert segmentation_loss(logits, labels, 2, weights).item() == pytest.approx(expected, rel=1e-6)
+    unweighted = (np.log(2) + np.log(4)) / 2
+    assert segmentation_loss(logits, labels, 2).item() == pytest.approx(unweighted, rel=1e-6)
+
+
+def test_the_loss_is_divided_by_the_weights_or_by_nothing_where_the_recipe_says_so() -> None:
+    # The same three pixels, and a fourth of class 1 with -log p = log 2.
+    logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0], [5.0, 0.0], [0.0, 0.0]]).T.reshape(1, 2, 2, 2).float()
+    labels = torch.tensor([[[0, 1], [2, 1]]], dtype=torch.uint8)
+    weights = torch.tensor([0.25, 0.125])
+    total = 0.25 * np.log(2) + 0.125 * (np.log(4) + np.log(2))
+    for normaliser, divisor in (("valid-pixels", 3), ("weights", 0.25 + 2 * 0.125), ("none", 1)):
+        loss = segmentation_loss(logits, labels, 2, weights, normaliser)  # type: ignore[arg-type]
+        assert loss.item() == pytest.approx(total / divisor, rel=1e-6), normaliser
+    torchs = F.cross_entropy(logits, labels.long(), weights, ignore_index=2)
+    assert segmentation_loss(logits, labels, 2, weights, "weights").item() == pytest.approx(torchs.item(), rel=1e-6)
+    plain = segmentation_loss(logits, labels, 2, None, "weights")
+    assert torch.equal(plain, segmentation_loss(logits, labels, 2))
+
+
+def test_the_normaliser_of_the_recipe_reaches_the_loss(tmp_path: Path, frames: dict[str, Frames]) -> None:
+    first = {}
+    for normaliser in ("valid-pixels", "none"):
+        _, steps = begin(tmp_path / normaliser, frames, recipe(loss_normaliser=normaliser))
+        first[normaliser] = next(steps).loss
+        steps.close()
+    valid = (frames["train"].batch(image_order(10, 3, 0, 4)).labels != CLASSES).sum().item()
+    assert first["none"] == pytest.approx(first["valid-pixels"] * valid, rel=1e-5)
+
+
+@pytest.mark.parametrize("normaliser", ["valid-pixels", "weights", "none"])
+def test_a_batch_with_nothing_to_teach_has_loss_0(normaliser: Any) -> None:
+    logits = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    void, worthless = torch.full((1, 1, 3), 2, dtype=torch.uint8), torch.zeros(1, 1, 3, dtype=torch.uint8)
+    for labels, weights in ((void, None), (void, torch.tensor([1.0, 3.0])), (worthless, torch.tensor([0.0, 3.0]))):
+        loss = segmentation_loss(logits, labels, 2, weights, normaliser)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.item() == 0.0 and not gradient.any()
+
+
+def test_a_channel_for_void_is_never_taught_but_shares_the_softmax() -> None:
+    # Two classes and void's channel: p of the first pixel's class is 2 / (2 + 1 + 5), of the second's 1 / (1 + 1 + 2).
+    logits = torch.tensor([[2.0, 1.0, 5.0], [1.0, 1.0, 2.0], [1.0, 1.0, 1.0]]).log().T.reshape(1, 3, 1, 3)
+    logits = logits.clone().requires_grad_()
+    labels = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
+    loss = segmentation_loss(logits, labels, 2, torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((1 * np.log(4) + 3 * np.log(4)) / 2, rel=1e-6)
+    loss.backward()
+    # d loss / d logit of void = w p / 2: pushed down where a class is, untouched where the label is void.
+    assert logits.grad is not None
+    assert logits.grad[0, 2, 0].tolist() == pytest.approx([5 / 8 / 2, 3 * 2 / 4 / 2, 0])
+    by_weight = segmentation_loss(logits, labels, 2, torch.tensor([1.0, 3.0]), "weights")
+    assert by_weight.item() == pytest.approx(np.log(4), rel=1e-6)
+    assert segmentation_loss(logits, labels, 2).item() == pytest.approx(np.log(4), rel=1e-6)
+
+
+def test_logits_of_another_number_of_channels_are_our_bug() -> None:
+    labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
+    with pytest.raises(AssertionError, match="4 channels for 2 classes"):
+        segmentation_loss(torch.zeros(1, 4, 1, 1), labels, 2)
+
+
+def test_recipe_and_data_name_the_same_class_weights() -> None:
+    assert get_args(Recipe.model_fields["class_weights"].annotation) == get_args(ClassWeights)
 
 
 def test_every_epoch_shows_each_image_once_and_batches_reach_over_its_end() -> None:
@@ -115,12 +181,16 @@ def test_training_learns_validates_and_keeps(tmp_path: Path, frames: dict[str, F
     assert checkpoint.load_weights(tmp_path / f"best-{best}.safetensors", Tiny()) == best
 
 
-@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1}, {"name": "adamw", "lr": 0.01}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": {"name": "adamw", "lr": 0.01}}, {"norm_statistics": "training-set"}],
+    ids=["sgd", "adamw", "training-set"],
+)
 @pytest.mark.parametrize("stop", [1, 4, 7, 11, 12])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    tmp_path: Path, frames: dict[str, Frames], optimizer: dict[str, Any], stop: int
+    tmp_path: Path, frames: dict[str, Frames], changes: dict[str, Any], stop: int
 ) -> None:
-    given = recipe(optimizer=optimizer)
+    given = recipe(**changes)
     whole, steps = begin(tmp_path / "whole", frames, given)
     expected = run_to_end(steps)
     _, steps = begin(tmp_path / "parts", frames, given)
@@ -143,6 +213,82 @@ def run_to_end(steps: Iterator[Any]) -> Any:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def test_every_kept_checkpoint_holds_the_statistics_of_the_training_set(
+    tmp_path: Path, frames: dict[str, Frames]
+) -> None:
+    settings: dict[str, Any] = {"iterations": 9, "validate_every": 3}
+    running, steps = begin(tmp_path / "running", frames, recipe(**settings))
+    before = run_to_end(steps)
+    measured, steps = begin(tmp_path / "measured", frames, recipe(**settings, norm_statistics="training-set"))
+    after = run_to_end(steps)
+    assert after.losses == before.losses, "training does not read them"
+    assert all(torch.equal(a, b) for a, b in zip(running.parameters(), measured.parameters(), strict=True))
+    assert after.validations != before.validations
+    for name in ("4", "8", "9", f"best-{after.selected}"):
+        kept = Tiny()
+        checkpoint.load_weights(tmp_path / "measured" / f"{name}.safetensors", kept)
+        again = Tiny()
+        again.load_state_dict(kept.state_dict())
+        batchnorm.use_training_set(again, frames["train"], 4, CPU)
+        assert same(kept, again), name
+    selected = next(score for iteration, score in after.validations if iteration == after.selected)
+    assert validate(kept, frames["val"], CLASSES, "global_accuracy", CPU) == selected
+
+
+def test_a_pass_over_the_training_set_can_be_interrupted(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = recipe(norm_statistics="training-set")
+    whole, steps = begin(tmp_path / "whole", frames, given)
+    expected = run_to_end(steps)
+
+    passes = 0
+    real = Frames.batch
+
+    def interrupted(self: Frames, indices: Any, *rest: Any) -> Any:
+        nonlocal passes
+        passes += list(indices) == [4, 5, 6, 7]  # the second batch of a pass
+        if passes == 2 and list(indices) == [4, 5, 6, 7]:
+            raise KeyboardInterrupt
+        return real(self, indices, *rest)
+
+    monkeypatch.setattr(Frames, "batch", interrupted)
+    _, steps = begin(tmp_path / "parts", frames, given)
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(steps)
+    monkeypatch.undo()
+    assert checkpoint.peek(tmp_path / "parts" / "resume.safetensors").iteration == 4, "the state before the pass"
+    assert not (tmp_path / "parts" / "8.safetensors").exists() and not list(tmp_path.rglob("*.partial"))
+    resumed, steps = begin(tmp_path / "parts", frames, given)
+    progress = run_to_end(steps)
+    assert same(whole, resumed)
+    assert (progress.losses, progress.validations) == (expected.losses, expected.validations)
+
+
+def test_there_is_one_pass_an_iteration_that_needs_it_and_the_seconds_include_it(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Any] = []
+    monkeypatch.setattr(batchnorm, "use_training_set", lambda *given: (passes.append(given), time.sleep(0.2)))
+    given = recipe(iterations=9, validate_every=3, norm_statistics="training-set")
+    model, steps = begin(tmp_path, frames, given)
+    progress = run_to_end(steps)
+    assert passes == [(model, frames["train"], 4, CPU)] * 5, "at iterations 3, 6, 9 for a score and 4, 8, 9 to keep"
+    assert progress.seconds > 5 * 0.2
+
+
+def test_a_network_with_a_channel_for_void_trains_and_is_scored(tmp_path: Path, frames: dict[str, Frames]) -> None:
+    torch.manual_seed(0)
+    model = Tiny(CLASSES + 1)
+    with torch.no_grad():
+        model.layers[-1].bias[CLASSES] = 50  # void wins everywhere  # type: ignore[operator]
+    assert validate(model, frames["val"], CLASSES, "global_accuracy", CPU) == 0.0
+    weights = torch.ones(CLASSES)
+    steps = train(model, frames["train"], recipe(), CLASSES, 0, tmp_path, CPU, class_weights=weights)
+    losses = [event.loss for event in steps if isinstance(event, Step)]
+    assert losses[0] > 40 and losses[-1] < losses[0], "it learns to say a class"
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path, frames: dict[str, Frames]) -> None:

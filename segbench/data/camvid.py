@@ -8,6 +8,7 @@ eleven as in Badrinarayanan, Kendall & Cipolla, PAMI 2017. Annotations store 0..
     CamVid/trainannot/ valannot/ testannot/
 
 Only the last folder and the file name of a listed path count, since the lists hold their author's folders.
+`shipped_weights` stand in the loss layer of the training files of that release.
 """
 
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,7 @@ class CamVid(FileDataset):
         (64, 64, 0),
         (0, 128, 192),
     )
+    shipped_weights = (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)
     table = lookup({file_id: file_id for file_id in range(12)})
 
     def __init__(self, split: str, *, root: Path | None = None, size: tuple[int, int] | None = None) -> None:

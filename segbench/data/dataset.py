@@ -59,6 +59,8 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     void_colour: Colour = (0, 0, 0)
+    shipped_weights: tuple[float, ...] | None = None
+    """Class weights that were released with networks for this data; class_weights.py tells what they are."""
 
     def __init__(self, split: str, size: tuple[int, int], names: Sequence[str], origin: str) -> None:
         self.split = check_split(split)

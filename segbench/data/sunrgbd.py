@@ -9,6 +9,9 @@ Song, Lichtenberg & Xiao, CVPR 2015; archives and class order of github.com/anku
 Annotations store void as 0 and the classes as 1..37. Images differ in size, so all are brought to `size` (the paper:
 360x480), frames bilinearly, labels to the nearest, and scores are at that size. There is no official validation split:
 `validation_images` takes that many training images, evenly spaced, out of "train" and gives them as "val".
+
+SegNet's `train_segnet_sun.prototxt` lists 38 weights without names; the first belongs to void, which the loss ignores,
+and the others are taken to follow the file ids (rare classes such as paper, lamp and bag then have the large ones).
 """
 
 import re
@@ -28,45 +31,45 @@ LAYOUT = (
     "as extracted from the archives of github.com/ankurhanda/sunrgbd-meta-data"
 )
 
-# name and colour of the file ids 1..37
+# name and colour of the file ids 1..37, and the weight in the loss that SegNet's training file for them gives
 _CLASSES = (
-    ("wall", (153, 112, 72)),
-    ("floor", (91, 134, 83)),
-    ("cabinet", (153, 91, 90)),
-    ("bed", (118, 106, 128)),
-    ("chair", (118, 94, 89)),
-    ("sofa", (148, 109, 126)),
-    ("table", (119, 119, 119)),
-    ("door", (131, 131, 85)),
-    ("window", (95, 131, 137)),
-    ("bookshelf", (153, 153, 107)),
-    ("picture", (151, 77, 68)),
-    ("counter", (152, 108, 59)),
-    ("blinds", (151, 123, 137)),
-    ("desk", (113, 77, 113)),
-    ("shelves", (153, 142, 67)),
-    ("curtain", (33, 76, 110)),
-    ("dresser", (91, 47, 98)),
-    ("pillow", (153, 153, 31)),
-    ("mirror", (148, 77, 115)),
-    ("floor_mat", (59, 18, 13)),
-    ("clothes", (11, 85, 123)),
-    ("ceiling", (60, 118, 145)),
-    ("books", (9, 69, 63)),
-    ("fridge", (32, 56, 90)),
-    ("tv", (71, 91, 37)),
-    ("paper", (32, 80, 95)),
-    ("towel", (77, 91, 118)),
-    ("shower_curtain", (103, 118, 79)),
-    ("box", (27, 53, 83)),
-    ("whiteboard", (140, 96, 41)),
-    ("person", (68, 37, 71)),
-    ("night_stand", (94, 95, 133)),
-    ("toilet", (44, 51, 79)),
-    ("sink", (109, 124, 64)),
-    ("lamp", (59, 73, 34)),
-    ("bathtub", (139, 112, 49)),
-    ("bag", (84, 65, 29)),
+    ("wall", (153, 112, 72), 0.382592),
+    ("floor", (91, 134, 83), 0.447844),
+    ("cabinet", (153, 91, 90), 0.634237),
+    ("bed", (118, 106, 128), 0.375678),
+    ("chair", (118, 94, 89), 0.582794),
+    ("sofa", (148, 109, 126), 0.476692),
+    ("table", (119, 119, 119), 0.776787),
+    ("door", (131, 131, 85), 0.980661),
+    ("window", (95, 131, 137), 1.020118),
+    ("bookshelf", (153, 153, 107), 0.623396),
+    ("picture", (151, 77, 68), 2.596563),
+    ("counter", (152, 108, 59), 0.974491),
+    ("blinds", (151, 123, 137), 0.920240),
+    ("desk", (113, 77, 113), 0.663878),
+    ("shelves", (153, 142, 67), 1.173357),
+    ("curtain", (33, 76, 110), 0.861062),
+    ("dresser", (91, 47, 98), 0.919955),
+    ("pillow", (153, 153, 31), 2.147320),
+    ("mirror", (148, 77, 115), 1.190958),
+    ("floor_mat", (59, 18, 13), 1.164314),
+    ("clothes", (11, 85, 123), 1.854754),
+    ("ceiling", (60, 118, 145), 1.446550),
+    ("books", (9, 69, 63), 2.853078),
+    ("fridge", (32, 56, 90), 0.768276),
+    ("tv", (71, 91, 37), 1.651721),
+    ("paper", (32, 80, 95), 4.456313),
+    ("towel", (77, 91, 118), 2.205633),
+    ("shower_curtain", (103, 118, 79), 1.116695),
+    ("box", (27, 53, 83), 2.781543),
+    ("whiteboard", (140, 96, 41), 0.705917),
+    ("person", (68, 37, 71), 4.005834),
+    ("night_stand", (94, 95, 133), 2.208329),
+    ("toilet", (44, 51, 79), 0.967071),
+    ("sink", (109, 124, 64), 1.475710),
+    ("lamp", (59, 73, 34), 5.347752),
+    ("bathtub", (139, 112, 49), 0.745528),
+    ("bag", (84, 65, 29), 4.017548),
 )
 
 
@@ -74,8 +77,9 @@ class SunRgbd(FileDataset):
     """One split; "val" is empty of official images and needs `validation_images`."""
 
     name = "sunrgbd"
-    classes = tuple(name for name, _ in _CLASSES)
-    palette = tuple(colour for _, colour in _CLASSES)
+    classes = tuple(name for name, _, _ in _CLASSES)
+    palette = tuple(colour for _, colour, _ in _CLASSES)
+    shipped_weights = tuple(weight for _, _, weight in _CLASSES)
     table = lookup({0: len(_CLASSES), **{file_id: file_id - 1 for file_id in range(1, len(_CLASSES) + 1)}})
 
     def __init__(

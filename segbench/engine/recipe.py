@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from segbench.models.input_spec import InputSpec
 from segbench.spec import Spec
 
 TRAIN_VERSION = 1
@@ -18,6 +19,9 @@ TRAIN_VERSION = 1
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+LossNormaliser = Literal["valid-pixels", "weights", "none"]
+NormStatistics = Literal["running", "training-set"]
 
 
 class Sgd(Spec):
@@ -43,17 +47,27 @@ class AdamW(Spec):
 
 class Recipe(Spec):
     """One training. Images are shuffled anew each epoch; the last short batch is filled from the next epoch, as
-    Caffe's data layer does; the loss is the sum of weighted cross-entropies over the number of valid pixels, as in
-    caffe-segnet's `softmax_loss_layer`."""
+    Caffe's data layer does. The loss is cross-entropy with a weight for each class; void pixels have no part in it."""
 
     optimizer: Annotated[Sgd | AdamW, Field(discriminator="name")]
     batch_size: PositiveInt
     iterations: PositiveInt
-    class_weights: Literal["natural", "median-frequency"] = "natural"
+    class_weights: Literal["natural", "median-frequency", "shipped"] = "natural"
+    """`shipped`: the numbers printed in the released SegNet files, for datasets that have some."""
+    loss_normaliser: LossNormaliser = "valid-pixels"
+    """What the weighted sum over a batch is divided by: the number of valid pixels (caffe-segnet's code), the sum of
+    their weights (PyTorch's weighted mean), or nothing (the SegNet paper's words, and the files of FCN, whose rates
+    of 1e-10 and below go with it). Without class weights the first two are the same."""
     select_by: Literal["global_accuracy", "mean_iou"] = "global_accuracy"
     validate_every: PositiveInt | None = None
     multipliers: Literal["model", "none"] = "model"
     """`model`: the learning-rate and decay multipliers of the released files; `none`: one rate for every weight."""
+    norm_statistics: NormStatistics = "running"
+    """What batch normalisation uses outside training: PyTorch's running averages, or those of one pass over the
+    training set, as caffe-segnet has them (`batchnorm.py`); the pass comes before each validation and each checkpoint
+    that is kept."""
+    input: InputSpec | None = None
+    """What is set here replaces what the model's paper fed it."""
 
     @model_validator(mode="after")
     def _validates_in_time(self) -> "Recipe":

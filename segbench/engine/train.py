@@ -1,13 +1,17 @@
 """Training as a generator: it yields each step and each validation, and can be left and taken up at any of them.
 
-Weighted cross-entropy summed over the batch and divided by the number of valid pixels, as caffe-segnet's
-`SoftmaxWithLoss` does with `normalize: true` (not by the sum of the weights, as torch's weighted mean does).
-Images come in a new order each epoch, and a batch may reach over the end of one into the next (Caffe's data layer).
+The loss is weighted cross-entropy, summed over the batch and divided as the recipe says: by the number of valid pixels
+unless told otherwise, as caffe-segnet's `SoftmaxWithLoss` does with `normalize: true`. Images come in a new order each
+epoch, and a batch may reach over the end of one into the next (Caffe's data layer).
+
+Training never reads the statistics that batch normalisation stores, so replacing them before a validation or a
+checkpoint (`batchnorm.py`) changes no weight. Whatever interrupts such a pass, the state saved before it stands.
 """
 
 import math
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +22,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from segbench.data.batches import Batch, Frames
-from segbench.engine import checkpoint
+from segbench.engine import batchnorm, checkpoint
 from segbench.engine.checkpoint import Progress
 from segbench.engine.predict import predict
-from segbench.engine.recipe import Recipe, Sgd
+from segbench.engine.recipe import LossNormaliser, Recipe, Sgd
 from segbench.metrics import confusion as region
 
 SAVE_EVERY_S = 60.0
-"""A training that is killed loses at most about this much; one that is interrupted between steps loses nothing."""
+"""A training that is killed loses at most about this much, and the pass over data that it was in; one that is
+interrupted between steps loses nothing."""
 
 
 class TrainingError(Exception):
@@ -60,12 +65,30 @@ def image_order(count: int, seed: int, first: int, length: int) -> list[int]:
 
 
 def segmentation_loss(
-    logits: Float[Tensor, "n k h w"], labels: UInt8[Tensor, "n h w"], class_weights: Float[Tensor, " k"] | None
+    logits: Float[Tensor, "n channels h w"],
+    labels: UInt8[Tensor, "n h w"],
+    void: int,
+    class_weights: Float[Tensor, " k"] | None = None,
+    normaliser: LossNormaliser = "valid-pixels",
 ) -> Float[Tensor, ""]:
-    """Sum of w[y] * -log p[y] over the valid pixels, divided by their number. Void is K."""
-    void = logits.shape[1]
-    total = F.cross_entropy(logits.float(), labels.long(), class_weights, ignore_index=void, reduction="sum")
-    return total / (labels != void).sum().clamp(min=1)
+    """Sum of w[y] * -log p[y] over the valid pixels, divided by their number, by the sum of their w, or by nothing.
+
+    `void` is K, the label that the loss ignores. Logits of K + 1 channels give void one of its own, the last: no pixel
+    is taught it, yet it has its share of the softmax (the released network for SUN RGB-D has 38 outputs).
+    A batch without a valid pixel, or whose weights are all 0, has loss 0.
+    """
+    channels = logits.shape[1]
+    assert channels in (void, void + 1), f"{channels} channels for {void} classes"
+    weights = None if class_weights is None else F.pad(class_weights, (0, 1))  # void weighs nothing
+    taught = None if weights is None else weights[:channels]
+    total = F.cross_entropy(logits.float(), labels.long(), taught, ignore_index=void, reduction="sum")
+    if normaliser == "none":
+        return total
+    if normaliser == "weights" and weights is not None:
+        divisor = weights[labels.long()].sum()
+    else:
+        divisor = (labels != void).sum()
+    return total / divisor.masked_fill(divisor == 0, 1)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -89,12 +112,12 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, weights: Float[Tensor, " k"] | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss_of: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
     """One step; the loss before it."""
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    loss = segmentation_loss(model(model.input(batch.images)), batch.labels, weights)  # type: ignore[operator]
+    loss = loss_of(model(model.input(batch.images)), batch.labels)  # type: ignore[operator]
     loss.backward()
     optimizer.step()
     return float(loss.item())
@@ -103,8 +126,8 @@ def update(
 def validate(model: nn.Module, frames: Frames, num_classes: int, measure: str, device: torch.device) -> float:
     """The selection score of the validation split, a fraction."""
     total = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for _, truth, prediction in predict(model, frames, device):
-        total += region.confusion(truth, prediction, num_classes)
+    for found in predict(model, frames, device):
+        total += region.confusion(found.truth, found.labels, num_classes)
     score = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_iou}[measure](total)
     return float(score)
 
@@ -130,6 +153,7 @@ def train(
     """
     model.to(device)
     weights = None if class_weights is None else class_weights.to(device)
+    loss_of = partial(segmentation_loss, void=num_classes, class_weights=weights, normaliser=recipe.loss_normaliser)
     optimizer = make_optimizer(model, recipe)
     resume = folder / "resume.safetensors"
     progress = checkpoint.load_state(resume, model, optimizer) if can_go_on(folder, keep) else Progress()
@@ -138,17 +162,21 @@ def train(
         while progress.iteration < recipe.iterations:
             began = time.perf_counter()
             indices = image_order(len(frames), seed, progress.iteration * recipe.batch_size, recipe.batch_size)
-            loss = update(model, optimizer, frames.batch(indices, device), weights)
+            loss = update(model, optimizer, frames.batch(indices, device), loss_of)
             if not math.isfinite(loss):
                 raise TrainingError(f"the loss is {loss} at iteration {progress.iteration + 1}; lower optimizer.lr")
             elapsed = time.perf_counter() - began
             progress.iteration += 1
             progress.losses.append(loss)
             events: list[Step | Validation] = [Step(progress.iteration, loss, elapsed, recipe.batch_size / elapsed)]
-            if validation is not None and is_due(progress.iteration, recipe):
-                events.append(select(model, validation, recipe, num_classes, folder, device, progress))
+            kept = progress.iteration in keep or progress.iteration == recipe.iterations
+            scored = validation if is_due(progress.iteration, recipe) else None
+            if recipe.norm_statistics == "training-set" and (kept or scored is not None):
+                batchnorm.use_training_set(model, frames, recipe.batch_size, device)
+            if scored is not None:
+                events.append(select(model, scored, recipe, num_classes, folder, device, progress))
             progress.seconds += time.perf_counter() - began
-            if progress.iteration in keep or progress.iteration == recipe.iterations:
+            if kept:
                 checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
             if time.monotonic() - saved > SAVE_EVERY_S or len(events) > 1 or progress.iteration == recipe.iterations:
                 save(folder, model, optimizer, progress)

@@ -70,7 +70,8 @@ def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
     for e in record.evaluations:
         place = work.place("evaluate", keys.evaluate[e.checkpoint])
         files |= {e.counts: place / "counts.npz"}
-        files |= {path: place / "maps" / Path(path).name for path in e.maps.values()}
+        kept = (*e.maps.values(), *e.uncertainty_maps.values())
+        files |= {path: place / "maps" / Path(path).name for path in kept}
     return files
 
 

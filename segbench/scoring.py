@@ -20,7 +20,7 @@ from segbench.metrics.boundary import boundary_counts, tolerance_squared
 from segbench.metrics.confusion import confusion
 from segbench.spec import Spec, one_or_more
 
-EVALUATE_VERSION = 1
+EVALUATE_VERSION = 2
 """Part of every evaluation's key: raised when a change changes what is counted."""
 
 TOLERANCE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|px)")

@@ -1,6 +1,7 @@
 """Costs against what is known beforehand: a sleep, an allocation, a convolution counted by hand, a fake NVML."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -26,9 +27,10 @@ from segbench.profiling.failure import in_words
 from segbench.profiling.fresh import call_fresh
 from segbench.profiling.memory import Job, measure_cuda, weigh
 from segbench.profiling.profile import profile
-from segbench.profiling.spec import ProfileSpec
+from segbench.profiling.spec import ProfileSpec, Scope
 from segbench.profiling.usage import Samples, Usage
-from segbench.profiling.workload import exact_fp32
+from segbench.profiling.workload import Batch, check_logits, exact_fp32, loss_of
+from segbench.report.costs import table6
 
 CLASSES = 4
 UUID = "GPU-1234"
@@ -53,6 +55,33 @@ class Sleeping(Pointwise):
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
         time.sleep(0 if images.is_meta else 0.04 if self.training else 0.02)
         return super().forward(images)
+
+
+class Fed(Pointwise):
+    """Its input notes of every batch its size and levels, sleeps 30 ms and touches `mib` MiB."""
+
+    seen: ClassVar[list[tuple[int, int, int]]] = []
+
+    def __init__(self, mib: int = 0) -> None:
+        super().__init__()
+        self.mib = mib
+
+    def input(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        self.seen.append((len(images), int(images.min()), int(images.max())))
+        time.sleep(0.03)
+        return images.float() + torch.ones(self.mib * 2**18).sum()
+
+
+class Scored(Pointwise):
+    """Gives `scores` channels of zeros."""
+
+    def __init__(self, scores: int) -> None:
+        super().__init__()
+        self.classify = nn.Conv2d(3, scores, 1)
+        self.normalise = nn.BatchNorm2d(scores)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n scores h w"]:
+        return 0 * super().forward(images)
 
 
 class Hungry(Pointwise):
@@ -140,8 +169,8 @@ class NoMeta(Counted):
         return super().forward(images)
 
 
-def job(factory: Any, train: bool, batch: int = 1) -> Job:
-    return Job(factory, CLASSES, (24, 32), batch, train, "cpu", threads=1)
+def job(factory: Any, train: bool, batch: int = 1, scope: Scope = "model") -> Job:
+    return Job(factory, CLASSES, (24, 32), batch, train, "cpu", threads=1, scope=scope)
 
 
 # --- settings and values ---
@@ -151,6 +180,7 @@ def test_spec_defaults_are_table_six() -> None:
     spec = ProfileSpec()
     assert (spec.res, spec.time_batch, spec.repetitions, spec.warmup) == ((360, 480), 1, 10, 1)
     assert (spec.train_memory_batch, spec.infer_memory_batch, spec.protocol) == (4, 1, "caffe-time")
+    assert spec.scope == "model"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +193,7 @@ def test_spec_defaults_are_table_six() -> None:
         {"warmup": 0},
         {"train_memory_batch": -1},
         {"protocol": "best-of"},
+        {"scope": "input"},
         {"repetition": 3},
     ],
 )
@@ -264,6 +295,70 @@ def test_exact_fp32_gives_the_flags_back() -> None:
         matmul.fp32_precision = before
 
 
+def test_a_score_for_void_is_accepted_behind_those_of_the_classes() -> None:
+    usage = profile(partial(Scored, CLASSES + 1), CLASSES, FAST)
+    assert usage.backward_ms is not None, usage.notes
+    for scores in (CLASSES - 1, CLASSES + 2):
+        with pytest.raises(ModelError, match=rf"gave \[1, {scores}, .*logits \[1, 4, .*one more channel for void"):
+            check_logits(torch.zeros(1, scores, 2, 2), torch.zeros(1, 3, 2, 2), CLASSES)
+
+
+def test_equal_scores_cost_the_logarithm_of_their_number() -> None:
+    batch = Batch(torch.zeros(2, 3, 2, 2), torch.zeros(2, 2, 2, dtype=torch.long))
+    for scores in (CLASSES, CLASSES + 1):
+        assert loss_of(Scored(scores), batch).item() == pytest.approx(math.log(scores))
+
+
+# --- scope ---
+
+WITH_INPUT = FAST.model_copy(update={"scope": "model+input"})
+
+
+def test_the_sleep_of_an_input_is_timed_in_its_scope_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fed, "seen", [])
+    without = profile(Fed, CLASSES, FAST)
+    assert not Fed.seen
+    usage = profile(Fed, CLASSES, WITH_INPUT)
+    assert Fed.seen == [(1, 0, 255)] * 8  # 4 passes of the training network, 4 of inference, from one 8-bit image
+    assert usage.train_forward_ms is not None
+    for samples in (usage.forward_ms, usage.train_forward_ms):
+        assert 30 <= min(samples.measured_ms) <= samples.median < 130
+    assert (usage.macs, usage.parameters) == (without.macs, without.parameters)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_input_is_weighed_in_its_scope(train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fed, "seen", [])
+    memory.work(job(Fed, train, batch=3), torch.device("cpu"))
+    assert not Fed.seen
+    memory.work(job(Fed, train, batch=3, scope="model+input"), torch.device("cpu"))
+    assert Fed.seen == [(3, 0, 255)] * (2 if train else 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are exact where /proc has them")
+def test_what_an_input_allocates_is_in_the_fresh_processs_peak() -> None:
+    mib, notes = weigh(job(partial(Fed, 48), train=False, scope="model+input"))
+    assert mib == pytest.approx({"infer_peak_rss": 48}, abs=12), notes
+
+
+def test_a_model_without_an_input_has_no_such_scope() -> None:
+    with pytest.raises(
+        ModelError, match=r"^profile at 24x32 on cpu: .* declares its `input`, and Pointwise does not; "
+    ):
+        profile(Pointwise, CLASSES, WITH_INPUT)
+
+
+def test_the_scope_is_told_and_read_back() -> None:
+    usage = profile(Fed, CLASSES, WITH_INPUT)
+    told = usage.to_dict()
+    assert told["scope"] == "model+input"
+    assert Usage.from_dict(told) == usage
+    assert any("scope model+input: " in note for note in table6({"fed": usage}).notes)
+    earlier = Usage.from_dict({key: value for key, value in told.items() if key != "scope"})
+    assert earlier.scope == "model"
+    assert not any("scope" in note for note in table6({"fed": earlier}).notes)
+
+
 # --- memory ---
 
 
@@ -303,9 +398,12 @@ def test_what_is_weighed_in_inference_is_one_forward_without_gradients_and_label
 def test_training_and_inference_are_weighed_at_their_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(profile_module, "weigh", lambda job: jobs.append(job) or memory.unmeasured(job, "spied"))
-    spec = ProfileSpec(res=(24, 32), train_memory_batch=4, infer_memory_batch=2)
+    spec = ProfileSpec(res=(24, 32), train_memory_batch=4, infer_memory_batch=2, scope="model+input")
     profile_module.weigh_both(Pointwise, CLASSES, spec, torch.device("cpu"))
-    assert [(job.mode, job.batch) for job in jobs] == [("train", 4), ("infer", 2)]
+    assert [(job.mode, job.batch, job.scope) for job in jobs] == [
+        ("train", 4, "model+input"),
+        ("infer", 2, "model+input"),
+    ]
 
 
 def test_a_failure_in_the_fresh_process_is_none_with_a_note() -> None:

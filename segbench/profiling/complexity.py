@@ -2,10 +2,10 @@
 
 `macs` are multiply-accumulates of convolutions, deconvolutions and matrix products (attention included) of one image
 in eval mode: half of the FLOPs that PyTorch's FlopCounterMode counts, so one multiply-add is one. A deconvolution is
-h_in * w_in * c_in * c_out * k * k, border not cut off. What a model's `input` does before the network (local response
-normalisation included) is not counted. Normalisation, activation, pooling, resizing and element-wise
-sums are not in it; the operators that ran and were not counted are named in a note. Parameters are those that PyTorch
-lists, shared ones once; running statistics are buffers and not among them.
+h_in * w_in * c_in * c_out * k * k, border not cut off. What a model's `input` does before the network (local
+normalisation included) is not counted, whatever the profile's scope. Normalisation, activation, pooling, resizing and
+element-wise sums are not in it; the operators that ran and were not counted are named in a note. Parameters are those
+that PyTorch lists, shared ones once; running statistics are buffers and not among them.
 """
 
 from dataclasses import dataclass

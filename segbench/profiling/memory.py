@@ -1,8 +1,9 @@
 """How much memory a model needs, each number from a fresh process that did nothing else.
 
 *Training* is SGD with momentum: weights, gradients, momentum, activations, images and labels of the batch.
-*Inference* is one forward in inference mode, without labels. Weights are in both. Images are what the network is fed:
-what a model's `input` makes of 8-bit frames (local response normalisation included) is in neither.
+*Inference* is one forward in inference mode, without labels. Weights are in both. Images are what the network is fed,
+as floats, and what a model's `input` needs to make them of 8-bit frames (local normalisation included) is in neither;
+in the scope `model+input` they are the 8-bit frames, and all that `input` makes of them is in both.
 
 CPU, `peak_rss`: the highest resident set above that of a process which has imported torch, the model's modules
 included, and has run or trained one tiny convolution. CUDA, four kinds, because no single one is "the" memory:
@@ -25,6 +26,7 @@ from torch.nn import functional
 
 from segbench.profiling.device import MIB, nvml_memory
 from segbench.profiling.fresh import call_fresh
+from segbench.profiling.spec import Scope
 from segbench.profiling.workload import Factory, check_logits, exact_fp32, loss_of, random_batch, random_images, seeded
 
 # The first step makes the momentum, after its activations are gone; only the second holds all at once.
@@ -45,6 +47,7 @@ class Job(NamedTuple):
     device: str
     threads: int
     uuid: str = ""
+    scope: Scope = "model"
 
     @property
     def mode(self) -> str:
@@ -121,13 +124,13 @@ def measure_cuda(job: Job, device: torch.device) -> tuple[dict[str, float | None
 
 def work(job: Job, device: torch.device) -> None:
     """What is weighed. All tensors are gone when it returns; the peaks remain."""
-    model = seeded(job.factory, device)
+    model = seeded(job.factory, device, job.scope)
     if not job.train:
-        images = random_images(job.batch, job.res, device)
+        images = random_images(job.batch, job.res, device, job.scope)
         with torch.inference_mode():
             check_logits(model.eval()(images), images, job.num_classes)
         return
-    batch = random_batch(job.batch, job.res, job.num_classes, device)
+    batch = random_batch(job.batch, job.res, job.num_classes, device, job.scope)
     optimizer = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
     for _ in range(TRAIN_STEPS):
         optimizer.zero_grad(set_to_none=True)

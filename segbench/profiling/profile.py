@@ -27,9 +27,10 @@ def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str =
     """Measure what `factory()` costs.
 
     `factory` gives a model from [n, 3, h, w] to logits [n, num_classes, h, w]; memory needs it picklable by name (a
-    module's function or class, or a `functools.partial` of one), else its numbers are None with a note. Raises
-    `ModelError` when the model cannot be built or run at this resolution, `SettingError` for a device that is not
-    there.
+    module's function or class, or a `functools.partial` of one), else its numbers are None with a note. In the scope
+    `model+input` the model's `input` goes from uint8 RGB [n, 3, h, w] to what it is fed. Raises `ModelError` when the
+    model cannot be built or run at this resolution, or has no `input` to measure, `SettingError` for a device that is
+    not there.
     """
     chosen = existing_device(device)
     with model_errors(f"profile at {write_size(spec.res)} on {chosen}"), guarded(chosen):
@@ -56,6 +57,7 @@ def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str =
         macs=counted.macs,
         device_state=state,
         notes=tuple(dict.fromkeys(notes)),
+        scope=spec.scope,
     )
 
 
@@ -98,8 +100,8 @@ def guarded(device: torch.device) -> Iterator[None]:
 
 def timed(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Times:
     """In a function of its own, so that model and batch are gone before memory is measured."""
-    model = seeded(factory, device)
-    batch = random_batch(spec.time_batch, spec.res, num_classes, device)
+    model = seeded(factory, device, spec.scope)
+    batch = random_batch(spec.time_batch, spec.res, num_classes, device, spec.scope)
     return time_model(model, batch, num_classes, spec.warmup, spec.repetitions)
 
 
@@ -108,9 +110,8 @@ def weigh_both(factory: Factory, num_classes: int, spec: ProfileSpec, device: to
     mib: dict[str, float | None] = {}
     notes: list[str] = []
     for train, batch in ((True, spec.train_memory_batch), (False, spec.infer_memory_batch)):
-        job = Job(
-            factory, num_classes, spec.res, batch, train, str(device), torch.get_num_threads(), cuda_uuid(device) or ""
-        )
+        threads, uuid = torch.get_num_threads(), cuda_uuid(device) or ""
+        job = Job(factory, num_classes, spec.res, batch, train, str(device), threads, uuid, spec.scope)
         weighed = weigh(job) if spec.memory else unmeasured(job, "memory not measured: memory is false in the profile")
         mib |= weighed.mib
         notes += weighed.notes

@@ -3,9 +3,10 @@
 The protocol is that of `caffe time`, which made SegNet's Table 6: warm-up passes, then the mean of the forward and of
 the backward passes of the training network (batch statistics, dropout, loss). So the paper's forward time compares
 with `train_forward`; `forward` is inference (eval mode, no graph). Departures: Caffe counts its data layer in the
-forward, here images and labels are on the device beforehand, and what a model's `input` makes of the 8-bit image
-(SegNet-Basic's and FCN-Basic's local response normalisation included, a layer in Caffe's timing) is left out; each
-backward writes new gradients, where Caffe adds to the old.
+forward, here images and labels are on the device beforehand; what a model's `input` makes of the 8-bit image
+(SegNet-Basic's and FCN-Basic's local response normalisation included, a layer in Caffe's timing) is in both forwards in
+the scope `model+input` and left out in the scope `model`; each backward writes new gradients, where Caffe adds to the
+old.
 
 On CUDA a region lies between two events on the current stream of an idle device, so launch gaps of small kernels
 count: this is latency, not throughput. On a CPU it is the monotonic wall clock.
@@ -16,12 +17,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from segbench.profiling.failure import in_words
 from segbench.profiling.usage import Samples
-from segbench.profiling.workload import Batch, check_logits, loss_of
+from segbench.profiling.workload import Batch, Images, check_logits, loss_of
 
 
 class Times(NamedTuple):
@@ -54,9 +54,7 @@ def samples(times_ms: list[float], warmup: int) -> Samples:
 
 
 @torch.inference_mode()
-def time_forward(
-    model: nn.Module, images: Float[Tensor, "n 3 h w"], num_classes: int, warmup: int, repetitions: int
-) -> Samples:
+def time_forward(model: nn.Module, images: Images, num_classes: int, warmup: int, repetitions: int) -> Samples:
     """Inference: eval mode, no graph. Raises `ModelError` when the output is no map of logits."""
     model.eval()
     times = []

@@ -54,6 +54,7 @@ class Usage:
     `memory_mib` has these kinds, each with the prefix `train_` or `infer_`: on a CPU `peak_rss`; on CUDA `allocated`
     and `reserved` (PyTorch's caching allocator), `nvml_process` and `nvml_device` (with context and libraries; see
     memory.py). `macs` counts one image, `device_state` the driver, power limit and clocks right after the timing.
+    `scope` says whether times and memory include the model's `input` (spec.py); size and `macs` never do.
     """
 
     device: str
@@ -74,6 +75,7 @@ class Usage:
     device_state: dict[str, str | float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     precision: str = "fp32"
+    scope: str = "model"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: `json.loads(json.dumps(u.to_dict()))` is what `from_dict` takes."""

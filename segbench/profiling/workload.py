@@ -1,7 +1,8 @@
 """What is timed and weighed: random images and labels of a fixed seed through the model, with its loss in training.
 
 The images are standard normal floats of the model's input size, [n, 3, h, w]: the work is the same as on photographs,
-and no reading, resizing or normalisation is included, nor anything else that a model's `input` does.
+and no reading, resizing or normalisation is included, nor anything else that a model's `input` does. In the scope
+`model+input` they are 8-bit RGB, uniform, and the network stands behind its own `input`; reading and resizing stay out.
 Weights are whatever the factory draws under the same seed. Everything is fp32: TF32 and CPU bfloat16 products are off,
 and cuDNN picks algorithms by its heuristics (no autotuning, whose choice varies).
 """
@@ -11,49 +12,80 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from segbench.errors import ModelError
+from segbench.profiling.spec import Scope
 
 Factory = Callable[[], nn.Module]
+Images = Float[Tensor, "n 3 h w"] | UInt8[Tensor, "n 3 h w"]
 SEED = 0
 
 
 class Batch(NamedTuple):
-    images: Float[Tensor, "n 3 h w"]
+    images: Images
     labels: Int[Tensor, "n h w"]
 
 
-def random_images(images: int, res: tuple[int, int], device: torch.device) -> Float[Tensor, "n 3 h w"]:
+class Fed(nn.Module):
+    """A model behind its own `input`: from 8-bit RGB to logits. Raises `ModelError` when it declares none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if not callable(getattr(model, "input", None)):
+            raise ModelError(
+                f"the scope model+input needs a model that declares its `input`, and {type(model).__name__} does not; "
+                "declare one or measure the scope model"
+            )
+        self.model = model
+
+    def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h2 w2"]:
+        return self.model(self.model.input(images))  # type: ignore[operator]
+
+
+def random_images(images: int, res: tuple[int, int], device: torch.device, scope: Scope = "model") -> Images:
     """Drawn on the CPU, so that every device gets the same numbers."""
-    return torch.randn((images, 3, *res), generator=torch.Generator().manual_seed(SEED)).to(device)
+    shape, generator = (images, 3, *res), torch.Generator().manual_seed(SEED)
+    if scope == "model":
+        return torch.randn(shape, generator=generator).to(device)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
 
 
-def random_batch(images: int, res: tuple[int, int], num_classes: int, device: torch.device) -> Batch:
+def random_batch(
+    images: int, res: tuple[int, int], num_classes: int, device: torch.device, scope: Scope = "model"
+) -> Batch:
     """Images and labels, drawn alike."""
     labels = torch.randint(num_classes, (images, *res), generator=torch.Generator().manual_seed(SEED))
-    return Batch(random_images(images, res, device), labels.to(device))
+    return Batch(random_images(images, res, device, scope), labels.to(device))
 
 
-def seeded(factory: Factory, device: torch.device) -> nn.Module:
+def seeded(factory: Factory, device: torch.device, scope: Scope = "model") -> nn.Module:
     """A new model on the device with the fixed seed's weights. The caller guards the global generator."""
     torch.manual_seed(SEED)
-    return factory().to(device)
+    model = factory().to(device)
+    return model if scope == "model" else Fed(model)
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-    """The training network's forward: logits and their mean cross-entropy over all pixels, unweighted."""
+    """The training network's forward: logits and their mean cross-entropy over all pixels, unweighted.
+
+    A score for void, behind those of the classes, is one more that the softmax shares among; no label asks for it.
+    """
     return functional.cross_entropy(model(batch.images), batch.labels)
 
 
-def check_logits(logits: object, images: Float[Tensor, "n 3 h w"], num_classes: int) -> None:
-    """Raises `ModelError` unless the model gave a score for each class at each pixel of its input."""
-    wanted = [len(images), num_classes, *images.shape[2:]]
+def check_logits(logits: object, images: Images, num_classes: int) -> None:
+    """Raises `ModelError` unless the model gave a score for each class, and at most one for void behind them, at each
+    pixel of its input."""
+    wanted, with_void = ([len(images), scores, *images.shape[2:]] for scores in (num_classes, num_classes + 1))
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != wanted:
-        raise ModelError(f"the forward gave {found}; expected logits {wanted} (images, classes, height, width)")
+    if found not in (wanted, with_void):
+        raise ModelError(
+            f"the forward gave {found}; expected logits {wanted} (images, classes, height, width), "
+            "or one more channel for void"
+        )
 
 
 @contextmanager

@@ -22,7 +22,8 @@ NUMBERS = re.compile(r"\[[\d.eE+\-,\s]+\]")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One scoring of one checkpoint. `counts` and `maps` are paths inside the record's folder."""
+    """One scoring of one checkpoint. `counts` and both kinds of maps are paths inside the record's folder;
+    `uncertainty` is the mean over the split's pixels of what inference by samples gives beside the labels."""
 
     checkpoint: str
     iteration: int | None
@@ -31,14 +32,19 @@ class Evaluation:
     size: str
     counts: str
     maps: dict[str, str] = field(default_factory=dict)
+    uncertainty_maps: dict[str, str] = field(default_factory=dict)
+    uncertainty: float | None = None
     seconds: float | None = None
     environment: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(checkpoint: str, facts: Mapping[str, Any]) -> "Evaluation":
         """From what the evaluate stage returned; its files get their places in the record's folder."""
-        maps = {name: f"maps/{checkpoint}/{Path(path).name}" for name, path in facts["maps"].items()}
-        return Evaluation(checkpoint=checkpoint, counts=f"counts-{checkpoint}.npz", **{**facts, "maps": maps})
+        placed = {
+            kind: {name: f"maps/{checkpoint}/{Path(path).name}" for name, path in facts[kind].items()}
+            for kind in ("maps", "uncertainty_maps")
+        }
+        return Evaluation(checkpoint=checkpoint, counts=f"counts-{checkpoint}.npz", **{**facts, **placed})
 
 
 @dataclass(frozen=True)

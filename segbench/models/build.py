@@ -1,25 +1,20 @@
-"""A model from its name and options, and weights from a file. What a user can get wrong raises on one line.
+"""A model from its name and options. What a user can get wrong raises on one line.
 
 Options are checked against the constructor's signature, names and types, before anything is built.
 """
 
 import inspect
-import pickle
-import re
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from segbench.errors import ModelError, SegbenchError
 from segbench.models import MODELS
+from segbench.models.input import overridden
+from segbench.models.input_spec import InputSpec
 from segbench.registry import did_you_mean
-
-SHOWN = 3
 
 
 def build(
@@ -27,12 +22,13 @@ def build(
     num_classes: int,
     options: Mapping[str, Any] | None = None,
     input_size: tuple[int, int] | None = None,
+    input: InputSpec | None = None,
 ) -> nn.Module:
     """A registered model with fresh weights from torch's current seed, on torch's current default device.
 
-    `input_size` (height, width) goes to the models that are built for one size, unless the options give their own.
-    Raises `SettingError` for a name that is not registered, `ModelError` for wrong options and for whatever somebody
-    else's constructor raises.
+    `input_size` (height, width) goes to the models that are built for one size, unless the options give their own;
+    `input` replaces what it sets of the model's own. Raises `SettingError` for a name that is not registered,
+    `ModelError` for wrong options and for whatever somebody else's constructor raises.
     """
     if num_classes < 1:
         raise ModelError(f'model "{name}": num_classes is {num_classes}; it must be 1 or more')
@@ -46,11 +42,14 @@ def build(
     if input_size is not None and "input_size" in parameters:
         given.setdefault("input_size", input_size)
     try:
-        return constructor(num_classes, **given)
+        model = constructor(num_classes, **given)
     except SegbenchError:
         raise
     except Exception as error:  # somebody else's constructor may raise anything
-        raise ModelError(f'model "{name}" cannot be built: {_first_line(error)}') from error
+        raise ModelError(f'model "{name}" cannot be built: {first_line(error)}') from error
+    if input:
+        model.input = overridden(model.input, input)
+    return model
 
 
 def checked_options(name: str, allowed: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,56 +68,7 @@ def _checked_option(name: str, allowed: Mapping[str, Any], key: str, value: Any)
         raise ModelError(f'model "{name}": option {key} is {value!r}: {reason}') from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's weights into the model, on its device: safetensors, or a plain state dict (.pt, .pth).
-
-    Raises `ModelError`, and leaves the model as it was, unless the names and shapes are exactly the model's.
-    """
-    found, wanted = _read_weights(path), model.state_dict()
-    missing = [key for key in wanted if key not in found]
-    unexpected = [key for key in found if key not in wanted]
-    misshaped = [
-        f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
-    faults = [f"{len(keys)} {kind} ({_shortened(keys)})" for kind, keys in kinds if keys]
-    if faults:
-        raise ModelError(f"{path} does not fit the model: {'; '.join(faults)}")
-    model.load_state_dict(found)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU; never runs code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file of weights") from error
-    except Exception as error:  # a pickle of garbage may raise anything
-        raise ModelError(f"{path} is not a file of weights (safetensors, or a state dict): {_unread(error)}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ModelError(f"{path} is not a plain state dict: it must map names to tensors and hold nothing else")
-    return found
-
-
-def _unread(error: Exception) -> str:
-    """Why a file was not read. PyTorch's words for a pickle are a page, and advise to run the code in it."""
-    if isinstance(error, EOFError):
-        return "it is empty or cut short"
-    if not isinstance(error, pickle.UnpicklingError):
-        return _first_line(error).partition(". ")[0]
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it holds a {named[1]}, which is no tensor" if named else "it is no pickle of tensors, or a broken one"
-
-
-def _shortened(keys: Collection[str]) -> str:
-    return ", ".join(list(keys)[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error of another library on one line, without its trailing detail; named, where its words say little."""
     lines = str(error).strip().splitlines()
     kind = type(error).__name__

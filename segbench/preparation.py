@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segbench.data import open_splits
-from segbench.data.class_weights import ClassCounts
+from segbench.data.class_weights import ClassCounts, class_weights
 from segbench.data.dataset import Dataset
 from segbench.data.preflight import require
-from segbench.errors import ModelError, SegbenchError
-from segbench.models.build import build, load_weights
+from segbench.engine.dense_crf import DenseCrf, require_library
+from segbench.engine.inference import MonteCarlo
+from segbench.engine.monte_carlo import drops
+from segbench.errors import ModelError, SegbenchError, SettingError
+from segbench.models.build import build
+from segbench.models.weights import load_weights
 from segbench.profiling.device import device_name
+from segbench.profiling.workload import Fed
 from segbench.spec import write_size
 from segbench.store.environment import library_versions
-from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,12 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     # On a CPU the number of threads decides the time as the card does on a GPU.
     threads = str(torch.get_num_threads()) if device.type == "cpu" else None
     machine = {"device": name, "threads": threads, **library_versions()}
-    keys = [resolve_keys(run, digests, file_digest(run.weights), machine) for run in runs]
+    keys = [resolve_keys(run, digests, given(run), machine) for run in runs]
     prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
-    for run in {(run.model, run.weights, str(run.options)): run for run in runs}.values():
+    for run in {(run.model, run.weights, str(run.options), run.input, run.inference): run for run in runs}.values():
         check_model(run, prepared)
+    for run in runs:
+        check_class_weights(run, prepared)
     return prepared
 
 
@@ -65,7 +72,7 @@ def check_model(run: Run, prepared: Prepared) -> None:
     """Everything that a model can refuse: its options, its weights, the sizes that it is trained and timed at."""
     try:
         if run.weights:
-            network(run, prepared)
+            check_weights(run, prepared)
         for size in {prepared.size, run.profile.res if run.profile else None}:
             if size:
                 check_forward(run, size)
@@ -73,28 +80,68 @@ def check_model(run: Run, prepared: Prepared) -> None:
         raise ModelError(f"{run.where}: {error}") from None
 
 
+def check_weights(run: Run, prepared: Prepared) -> None:
+    """The weights fit; those of an encoder alone only begin a training."""
+    model = build(run.model, prepared.num_classes, run.options, prepared.size, run.input)
+    assert run.weights is not None
+    if load_weights(model, run.weights).left and run.recipe is None:
+        raise ModelError(
+            f"{run.weights} holds VGG16's weights, which only begin a training: nothing to score; "
+            "give the network's own, or remove train: false"
+        )
+
+
+def check_class_weights(run: Run, prepared: Prepared) -> None:
+    """The loss can be weighted as the recipe says."""
+    if run.recipe is None or prepared.train_counts is None:
+        return
+    try:
+        class_weights(run.recipe.class_weights, prepared.train_counts, prepared.datasets["train"].shipped_weights)
+    except SettingError as error:
+        raise SettingError(f"{run.where}: {error}") from None
+
+
 def check_forward(run: Run, size: tuple[int, int]) -> None:
     """One image of `size` on the meta device, where nothing is computed and nothing takes memory."""
     with torch.device("meta"):
-        model = build(run.model, run.classes, run.options, size).eval()
+        model = build(run.model, run.classes, run.options, size, run.input).eval()
+        check_inference(run, model)
+        if run.profile and run.profile.scope == "model+input":
+            Fed(model)  # refuses a model that declares no input
         try:
-            found = tuple(model(torch.empty((1, 3, *size))).shape)
+            logits = model(torch.empty((1, 3, *size)))
+        except SegbenchError:
+            raise
         except NotImplementedError:
             return  # an operator that has no meta form: the run itself will tell
-        except RuntimeError as error:
+        except Exception as error:  # somebody's model may raise anything
             reason = " ".join(str(error).split())
+            if "meta tensor" in reason:
+                return  # a value decides the way through it: the run itself will tell
             raise ModelError(f"{run.model} cannot take images of {write_size(size)}: {reason}") from None
-    if found != (1, run.classes, *size):
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found not in {(1, outputs, *size) for outputs in (run.classes, run.classes + 1)}:
         raise ModelError(
             f"{run.model} makes logits of shape {found} of an image of {write_size(size)}; "
-            f"allowed: {(1, run.classes, *size)}"
+            f"allowed: {(1, run.classes, *size)}, or one channel more for void"
         )
+
+
+def check_inference(run: Run, model: nn.Module) -> None:
+    """The model can be asked in the way that the run asks it."""
+    if isinstance(run.inference, MonteCarlo) and not drops(model):
+        raise ModelError(
+            f"{run.model} has no dropout, so every one of its {run.inference.samples} samples would be the same; "
+            "give it a dropout above 0, or say `inference: plain`"
+        )
+    if isinstance(run.inference, DenseCrf):
+        require_library()
 
 
 def network(run: Run, prepared: Prepared) -> nn.Module:
     """The run's model as its training finds it: seeded, and with the given weights where there are some."""
     torch.manual_seed(run.seed or 0)
-    model = build(run.model, prepared.num_classes, run.options, prepared.size)
+    model = build(run.model, prepared.num_classes, run.options, prepared.size, run.input)
     if run.weights:
-        load_weights(model, Path(run.weights))
+        load_weights(model, run.weights)
     return model

@@ -20,11 +20,12 @@ from segbench.engine import checkpoint
 from segbench.engine.evaluate import Scored, evaluate
 from segbench.engine.train import Step, Validation, train
 from segbench.models.build import build
+from segbench.models.imagenet import weights_digest
 from segbench.preparation import Prepared, network
 from segbench.profiling.profile import profile
 from segbench.store.environment import environment
 from segbench.store.files import Work
-from segbench.suite.plan import Keys, Run, file_digest, kept_iterations
+from segbench.suite.plan import Keys, Run, kept_iterations
 
 Facts = dict[str, Any]
 
@@ -56,7 +57,8 @@ def trained(
     weights = None
     if run.recipe.class_weights != "natural":
         assert prepared.train_counts is not None
-        weights = torch.from_numpy(class_weights(run.recipe.class_weights, prepared.train_counts)).float()
+        shipped = frames["train"].dataset.shipped_weights
+        weights = torch.from_numpy(class_weights(run.recipe.class_weights, prepared.train_counts, shipped)).float()
     progress = yield from train(
         network(run, prepared),
         frames["train"],
@@ -70,7 +72,7 @@ def trained(
         keep=keep,
     )
     facts = asdict(progress) | {
-        "digest": file_digest(str(place / f"{run.recipe.iterations}.safetensors")),
+        "digest": weights_digest(place / f"{run.recipe.iterations}.safetensors"),
         "class_weights": None if weights is None else [round(float(w), 6) for w in weights],
         "environment": here(prepared),
     }
@@ -103,10 +105,10 @@ def evaluated(
         name = f"best-{training['selected']}" if at == "best" else at
         iteration = checkpoint.load_weights(work.place("train", keys.train) / f"{name}.safetensors", model)
     folder, began = work.folder("evaluate", key), time.perf_counter()
-    maps = yield from evaluate(model, frames, prepared.num_classes, run.score, prepared.device, folder)
+    found = yield from evaluate(model, frames, prepared.num_classes, run.score, prepared.device, folder, run.inference)
     facts = {
         "iteration": iteration,
-        "maps": maps,
+        **found._asdict(),
         "split": frames.dataset.split,
         "images": len(frames),
         "size": "x".join(map(str, frames.dataset.size)),
@@ -124,7 +126,7 @@ def profiled(run: Run, keys: Keys, prepared: Prepared, work: Work) -> Generator[
     if facts:
         return facts
     yield Profiling(run.label)
-    factory = partial(build, run.model, prepared.num_classes, run.options, run.profile.res)
+    factory = partial(build, run.model, prepared.num_classes, run.options, run.profile.res, run.input)
     usage = profile(factory, prepared.num_classes, run.profile, str(prepared.device))
     facts = {"usage": usage.to_dict(), "environment": here(prepared)}
     work.folder("profile", keys.profile)

@@ -6,7 +6,7 @@ import pytest
 
 from segbench.errors import SettingError
 from segbench.suite.load import load, parse_set
-from segbench.suite.plan import kept_iterations, resolve_keys, select
+from segbench.suite.plan import Given, kept_iterations, resolve_keys, select
 
 GOOD = """\
 name: mini
@@ -156,7 +156,7 @@ DATA = {"train": "a", "val": "b", "test": "c"}
 
 def keys_of(tmp_path: Path, text: str = GOOD, data: dict[str, str] = DATA, run: int = 0):
     _, runs = load(write(tmp_path, text))
-    return resolve_keys(runs[run], data, None, {"device": "x"})
+    return resolve_keys(runs[run], data, Given(), {"device": "x"})
 
 
 def test_a_key_follows_what_can_change_the_result_and_nothing_else(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_a_key_follows_what_can_change_the_result_and_nothing_else(tmp_path: Pat
     assert scored.train == base.train and scored.evaluate["best"] != base.evaluate["best"]
     assert keys_of(tmp_path, data={**DATA, "test": "z"}).train == base.train
     _, runs = load(write(tmp_path, GOOD))
-    wide = resolve_keys(runs[0].model_copy(update={"classes": 37}), DATA, None, {"device": "x"})
+    wide = resolve_keys(runs[0].model_copy(update={"classes": 37}), DATA, Given(), {"device": "x"})
     assert wide.train != base.train and wide.profile != base.profile
-    elsewhere = resolve_keys(runs[0], DATA, None, {"device": "y"})
+    elsewhere = resolve_keys(runs[0], DATA, Given(), {"device": "y"})
     assert elsewhere.profile != base.profile and elsewhere.record == base.record
     more = keys_of(tmp_path, GOOD.replace("at: [10, last, best]", "at: [best]"))
     assert more.train == base.train and more.evaluate["best"] == base.evaluate["best"]

@@ -9,7 +9,7 @@ from segbench.data import open_splits
 from segbench.data.dataset import Dataset
 from segbench.errors import DataError
 from segbench.store.files import Results, Work
-from segbench.suite.plan import Keys, Run, file_digest, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys
 from segbench.suite.schema import Suite
 
 
@@ -26,7 +26,7 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
     table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
     images, todo = 0, list[Run]()
     for run in runs:
-        keys = resolve_keys(run, digests, file_digest(run.weights)) if known else None
+        keys = resolve_keys(run, digests, given(run)) if known else None
         record = Results(results).find(run.suite, keys.record) if keys else None
         finished = record is not None and record.status == "done"
         train, left = training_words(run, keys, Work(work), finished or kept(run, keys, Work(work)))

@@ -1,5 +1,6 @@
 """`segbench models`: what can be compared, and how large it is."""
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -9,46 +10,90 @@ def models(
     costs: Annotated[
         bool, typer.Option(help="Build each model and add parameters, size and multiply-accumulates.")
     ] = False,
+    res: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the input, for --costs.")] = "360x480",
+    classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes, for --costs.")] = 11,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the models and the papers that describe them.
 
-    `smp:NAME` and `torchvision:NAME` stand for every segmentation model of those libraries, as in `smp:Unet` or
-    `torchvision:deeplabv3_resnet50`. Costs are for 11 classes at 360x480, batch 1.
+    A name that ends in a colon stands for every segmentation model of a library, as in `smp:Unet` or
+    `torchvision:deeplabv3_resnet50`. Costs are of one image; rows with options are other readings of a paper.
     """
     import json as encoder
 
     from segbench.models import MODELS
 
-    rows: list[dict[str, Any]] = [
-        {"name": name, "label": e.label, "paper": e.source} for name, e in MODELS.entries.items()
-    ]
     if costs:
-        rows = [row | count(row["name"]) for row in rows if not row["name"].endswith(":")]
+        rows = list(cost_rows(res, classes))
+    else:
+        rows = [{"name": name, "label": e.label, "paper": e.source} for name, e in MODELS.entries.items()]
     if json:
         typer.echo(encoder.dumps(rows, indent=1))
         return
     from segbench.report import render
+
+    render.show(costs_table(rows, classes) if costs else names_table(rows))
+
+
+def names_table(rows: list[dict[str, Any]]) -> Any:
     from segbench.report.table import Table
 
     cells = [[row["name"] + "NAME" * row["name"].endswith(":"), row["label"], row["paper"]] for row in rows]
-    columns, notes = ["Name", "Model", "Paper"], []
-    if costs:
-        columns += ["Parameters", "MB", "GMAC"]
-        notes.append(
-            "11 classes, 360x480, one image; MB: 10^6 bytes at 4 bytes a parameter; a multiply-add is one MAC."
-        )
-        for line, row in zip(cells, rows, strict=True):
-            line += [f"{row['parameters']:,}", f"{row['parameter_mb']:.2f}", f"{row['macs'] / 1e9:.3f}"]
-    render.show(Table("Models", columns, cells, notes, left=3))
+    return Table("Models", ["Name", "Model", "Paper"], cells, [], left=3)
 
 
-def count(name: str) -> dict[str, Any]:
-    """Parameters, size in 10^6 bytes of fp32, and multiply-accumulates at 360x480 with 11 classes."""
+def costs_table(rows: list[dict[str, Any]], classes: int) -> Any:
+    from segbench.report.table import Table
+
+    cells = []
+    for row in rows:
+        macs = "n/a" if row["macs"] is None else f"{row['macs'] / 1e9:.3f}"
+        trained = "all" if row["trainable_parameters"] == row["parameters"] else f"{row['trainable_parameters']:,}"
+        size = f"{row['parameter_mb']:.2f}"
+        cells.append([row["name"], written(row["options"]), row["res"], f"{row['parameters']:,}", trained, size, macs])
+    notes = [
+        f"{classes} classes, one image; MB: 10^6 bytes at 4 bytes a parameter; a multiply-add is one MAC.",
+        "Trained: parameters that take gradients; fixed deconvolutions are stored and not trained.",
+    ]
+    uncounted = sorted({operator for row in rows for operator in row["uncounted"]})
+    notes += [f"MACs leave out {', '.join(uncounted)}."] if uncounted else []
+    notes += [f"{row['name']}: {note}." for row in rows if row["macs"] is None for note in row["notes"]]
+    columns = ["Name", "Options", "At", "Parameters", "Trained", "MB", "GMAC"]
+    return Table("Costs of models", columns, cells, notes, left=3)
+
+
+def written(options: Mapping[str, Any]) -> str:
+    """Options as a suite spells them."""
+    spelt = {key: str(value).lower() if isinstance(value, bool) else value for key, value in options.items()}
+    return ", ".join(f"{key}: {value}" for key, value in spelt.items())
+
+
+def cost_rows(res: str, classes: int) -> Iterator[dict[str, Any]]:
+    """Each model at `res`, and each other reading of it at the size that it is made for."""
+    from segbench.errors import SettingError
+    from segbench.models import MODELS
+    from segbench.registry import Form
+    from segbench.spec import parse_size, write_size
+
+    try:
+        size = parse_size(res)
+    except ValueError as error:
+        raise SettingError(f"--res: {error}") from None
+    for name, entry in MODELS.entries.items():
+        if not name.endswith(":"):
+            for form in (Form({}), *entry.forms):
+                shown = {"name": name, "label": entry.label, "paper": entry.source, "options": dict(form.options)}
+                yield shown | {"res": write_size(form.res or size)} | count(name, form, size, classes)
+
+
+def count(name: str, form: Any, size: tuple[int, int], classes: int) -> dict[str, Any]:
+    """Parameters (all, trained), size in 10^6 bytes of fp32, and multiply-accumulates."""
     from functools import partial
 
     from segbench.models.build import build
     from segbench.profiling.complexity import complexity
 
-    counted = complexity(partial(build, name, 11, {}, (360, 480)), (360, 480))
-    return {"parameters": counted.parameters, "parameter_mb": counted.parameter_mb, "macs": counted.macs}
+    at = form.res or size
+    counted = complexity(partial(build, name, classes, form.options, at), at)
+    keys = ("parameters", "trainable_parameters", "parameter_mb", "macs", "uncounted", "notes")
+    return {key: getattr(counted, key) for key in keys}

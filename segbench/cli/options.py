@@ -14,3 +14,6 @@ ResultsDir = Annotated[Path, typer.Option("--results", metavar="DIR", help="Wher
 WorkDir = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Where checkpoints and other large, remakeable files are kept.")
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Models may be code of yours, package.module:factory, which is then run.")
+]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segbench.cli.options import Device
+from segbench.cli.options import AllowCode, Device
 
 
 def profile(
@@ -17,8 +17,12 @@ def profile(
     ] = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes that are timed, after one to warm up.")] = 10,
     memory: Annotated[bool, typer.Option(help="Measure memory too, in fresh processes.")] = True,
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPE", help="model, or model+input: from 8-bit images, with the model's `input`.")
+    ] = "model",
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample to this JSON file.")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure time, memory and size of models.
 
@@ -34,10 +38,12 @@ def profile(
     from segbench.report import costs, render
     from segbench.store.files import write_text
 
-    spec = read_spec(res, repetitions, memory)
+    spec = read_spec(res, repetitions, memory, scope)
     options = read_options(option or [])
     for name in model:
         MODELS.entry(name)
+        if not allow_code:
+            MODELS.check_allowed(name)
 
     from functools import partial
 
@@ -57,15 +63,15 @@ def profile(
         write_text(json, encoder.dumps(rows, indent=1) + "\n")
 
 
-def read_spec(res: str, repetitions: int, memory: bool) -> Any:
-    """The settings as a ProfileSpec; a size that is none is the user's mistake."""
+def read_spec(res: str, repetitions: int, memory: bool, scope: str) -> Any:
+    """The settings as a ProfileSpec; a size or scope that is none is the user's mistake."""
     from pydantic import ValidationError
 
     from segbench.errors import SettingError
     from segbench.profiling.spec import ProfileSpec
 
     try:
-        return ProfileSpec.model_validate({"res": res, "repetitions": repetitions, "memory": memory})
+        return ProfileSpec.model_validate({"res": res, "repetitions": repetitions, "memory": memory, "scope": scope})
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segbench.cli.options import Data, Device, ResultsDir, WorkDir
+from segbench.cli.options import AllowCode, Data, Device, ResultsDir, WorkDir
 
 
 def run(
@@ -22,6 +22,7 @@ def run(
     results: ResultsDir = Path("results"),
     work: WorkDir = Path(".segbench"),
     data: Data = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train, score and profile a suite.
 
@@ -33,7 +34,7 @@ def run(
     from segbench.suite.load import load
     from segbench.suite.plan import select
 
-    described, runs = load(suite, set_ or [])
+    described, runs = load(suite, set_ or [], allow_code)
     runs = select(runs, only or [])
     if dry_run:
         from segbench.cli.dry_run import print_plan

@@ -1,21 +1,21 @@
-"""Other libraries' networks under this package's contract: `smp:Unet`, `torchvision:deeplabv3_resnet50`.
+"""Other libraries' networks under this package's contract: an `input`, and logits of the images' size.
 
-segmentation-models-pytorch and torchvision.models.segmentation. Options are those libraries' own. Nothing is downloaded
-unless it is asked for: without `encoder_weights` (smp) or `weights` or `weights_backbone` (torchvision), weights start
-as the library initialises them.
+What a network returns becomes logits by the same rules for every family (smp.py, torchvision.py, huggingface.py,
+code.py):
 
-Input: RGB with ImageNet's mean and deviation, which both libraries' backbones were made for; an smp encoder with
-`encoder_weights` is fed as those weights were.
+- Of a dictionary, the value under `out` (torchvision's key) or `logits` (Transformers'), else its only value that is a
+  tensor; of a tuple or list, its only tensor. Anything else is refused: nobody can tell which output is scored.
+- Logits of another size than the images are resized bilinearly with pixel centres aligned (`align_corners=False`), as
+  these networks' own papers do before they score: SegFormer gives a quarter of the image, DeepLab an eighth.
+- Where a network wants sizes that its stride divides, the image is padded below and right with zeros (the mean colour,
+  after normalisation), the logits are resized to the padded size, and the padding is cropped off.
 
-Departures: where a network wants sizes that its stride divides, the image is padded below and right with zeros (the
-mean colour, after normalisation) and the logits are cropped back. Auxiliary heads are left off, for they change what is
-trained and not what is predicted. Batch normalisation is the libraries' own: it cannot train at batch size 1 where it
-follows a pooling of the whole image, as in DeepLabV3. Some smp networks build encoder stages that they do not use
-(PSPNet): parameters without a gradient. DPT's encoders take one image size only.
+Departures: auxiliary heads are left off, for they change what is trained and not what is predicted. Batch normalisation
+is the libraries' own: it cannot train at batch size 1 where it follows a pooling of the whole image, as in DeepLabV3.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -23,97 +23,68 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segbench.errors import ModelError
-from segbench.models.build import checked_options
-from segbench.models.input import IMAGENET, Input
+from segbench.models.input import Input
 from segbench.models.layers import cropped
 from segbench.registry import did_you_mean
 
-# Ours to set: the number of classes and channels, and heads whose outputs are not logits of pixels.
-SMP_SET_HERE = {"self", "in_channels", "classes", "activation", "aux_params", "kwargs"}
-TORCHVISION_SET_HERE = {"num_classes", "aux_loss", "progress", "kwargs"}
+LOGITS_KEYS = ("out", "logits")
 
 
 class External(nn.Module):
     """Another library's network, its logits of the input's size.
 
-    multiple: what heights and widths must be a multiple of. output: the key of the logits where it returns a dict.
+    multiple: what heights and widths must be a multiple of, in pixels.
     """
 
-    def __init__(self, network: nn.Module, input: Input, *, multiple: int = 1, output: str | None = None) -> None:
+    def __init__(self, network: nn.Module, input: Input, *, multiple: int = 1) -> None:
         super().__init__()
         self.network = network
         self.input = input
         self.multiple = multiple
-        self.output = output
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        """Raises `ModelError` when the network's output holds no logits, or several."""
         size = images.shape[-2:]
         below, right = (-side % self.multiple for side in size)
-        found = self.network(F.pad(images, (0, right, 0, below)) if below or right else images)
-        return cropped(found[self.output] if self.output else found, size)
+        padded = F.pad(images, (0, right, 0, below)) if below or right else images
+        logits = logits_of(self.network(padded))
+        if logits.shape[-2:] != padded.shape[-2:]:
+            logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return cropped(logits, size)
 
 
-def smp(architecture: str, num_classes: int, /, **options: Any) -> External:
-    """A network of segmentation-models-pytorch by its class name, with `encoder_weights` None unless given.
-
-    Raises `ModelError` for an architecture or option that it does not have.
-    """
-    import segmentation_models_pytorch as library
-
-    classes = {found.__name__: found for found in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    found = _known("smp", architecture, classes)
-    given = checked_options(f"smp:{architecture}", _allowed(found, SMP_SET_HERE), options)
-    if "encoder_name" in given:
-        _check_encoder(given["encoder_name"], library.encoders.get_encoder_names())
-    network = found(**{"encoder_weights": None, **given}, in_channels=3, classes=num_classes)
-    # Networks that take any size (Unet) say so; the others raise unless their encoder's stride divides it.
-    multiple = network.encoder.output_stride if network.requires_divisible_input_shape else 1
-    return External(network, _smp_input(given, found), multiple=multiple)
+def logits_of(found: Any) -> Float[Tensor, "n classes h w"]:
+    """The logits in what a network returned; raises `ModelError` where that is not one tensor of four dimensions."""
+    if isinstance(found, Mapping):
+        named = [found[key] for key in LOGITS_KEYS if key in found]
+        found = named[0] if named else tuple(found.values())
+    if isinstance(found, tuple | list):
+        tensors = [value for value in found if isinstance(value, Tensor)]
+        found = tensors[0] if len(tensors) == 1 else found
+    if isinstance(found, Tensor) and found.ndim == 4:
+        return found
+    raise ModelError(
+        f"the network returned {_described(found)}; allowed: logits [images, classes, height, width], alone or under "
+        f"{' or '.join(LOGITS_KEYS)} in a dictionary"
+    )
 
 
-def _check_encoder(name: Any, known: Sequence[str]) -> None:
-    """smp's own error lists all its hundreds of encoders; those of timm (`tu-`) it looks up itself."""
-    if not isinstance(name, str):
-        raise ModelError(f"smp: option encoder_name is {name!r}; it must be the name of an encoder, such as resnet34")
-    if name not in known and not name.startswith("tu-"):
-        raise ModelError(f'"{name}" is not an encoder of smp{did_you_mean(name, known)} (or tu-NAME, one of timm\'s)')
+def _described(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {list(found.shape)}"
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)} ({', '.join(type(value).__name__ for value in found)})"
+    return f"a {type(found).__name__}"
 
 
-def _smp_input(given: Mapping[str, Any], found: Callable[..., Any]) -> Input:
-    """What the encoder's pretrained weights were fed; ImageNet's where there are none."""
-    weights = given.get("encoder_weights")
-    if weights is None:
-        return IMAGENET
-    from segmentation_models_pytorch.encoders import get_preprocessing_params
-
-    encoder = given.get("encoder_name", inspect.signature(found).parameters["encoder_name"].default)
-    fed = get_preprocessing_params(encoder, pretrained=weights)
-    scale = 1 / 255 if fed["input_range"][1] == 1 else 1.0
-    return Input(order=fed["input_space"].lower(), scale=scale, mean=tuple(fed["mean"]), std=tuple(fed["std"]))
+def member_of(family: str, member: str, known: Mapping[str, Any]) -> Any:
+    """What a family knows under a member's name; raises `ModelError` with the nearest name."""
+    if member not in known:
+        near = did_you_mean(member, known)
+        raise ModelError(f'"{member}" is not a network of {family}{near} (known: {", ".join(sorted(known))})')
+    return known[member]
 
 
-def torchvision(architecture: str, num_classes: int, /, **options: Any) -> External:
-    """A network of torchvision.models.segmentation, with `weights` and `weights_backbone` None unless given.
-
-    Raises `ModelError` for an architecture or option that it does not have.
-    """
-    from torchvision.models import get_model_builder, list_models, segmentation
-
-    builders = {name: get_model_builder(name) for name in list_models(module=segmentation)}
-    builder = _known("torchvision", architecture, builders)
-    given = checked_options(f"torchvision:{architecture}", _allowed(builder, TORCHVISION_SET_HERE), options)
-    # These resize their logits to the input themselves, whatever its size.
-    network = builder(**{"weights": None, "weights_backbone": None, **given}, num_classes=num_classes)
-    return External(network, IMAGENET, output="out")
-
-
-def _known(family: str, architecture: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if architecture not in known:
-        near = did_you_mean(architecture, known)
-        raise ModelError(f'"{architecture}" is not a network of {family}{near} (known: {", ".join(sorted(known))})')
-    return known[architecture]
-
-
-def _allowed(builder: Callable[..., Any], set_here: set[str]) -> dict[str, Any]:
+def options_of(builder: Callable[..., Any], set_here: set[str]) -> dict[str, Any]:
     """Options of another library's builder, of any type: its annotations are its own affair."""
     return {name: Any for name in inspect.signature(builder).parameters if name not in set_here}

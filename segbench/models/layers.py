@@ -1,4 +1,4 @@
-"""What the Caffe networks share: a convolution unit, pooling that remembers, unpooling, fillers and learning rates.
+"""What the Caffe networks share: a convolution unit, pooling, fillers and learning rates.
 
 Conventions: pooling rounds sizes up (45 rows pool to 23), as Caffe does. Departures from Caffe's layers are stated
 where they are made.
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -68,28 +68,6 @@ def pool(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c ph pw"]:
     return F.max_pool2d(features, 2, 2, ceil_mode=True)
 
 
-def pool_with_places(
-    features: Float[Tensor, "n c h w"],
-) -> tuple[Float[Tensor, "n c ph pw"], Int64[Tensor, "n c ph pw"]]:
-    """`pool`, and where each maximum was: the flat index row * w + column of the first maximum in row order."""
-    pooled, places = F.max_pool2d(features, 2, 2, ceil_mode=True, return_indices=True)
-    return pooled, places
-
-
-def unpool(
-    values: Float[Tensor, "n c ph pw"], indices: Int64[Tensor, "n c ph pw"], size: Sequence[int]
-) -> Float[Tensor, "n c h w"]:
-    """Zeros of `size` (height, width) with each value put back at its flat index: Caffe's Upsample layer.
-
-    Not `F.max_unpool2d`: on CUDA that raises under `torch.use_deterministic_algorithms`, for indices might repeat.
-    Those of non-overlapping windows cannot, so the scatter gives one result in any order, in both directions.
-    """
-    batch, channels = values.shape[:2]
-    height, width = size
-    flat = values.new_zeros(batch, channels, height * width)
-    return flat.scatter(2, indices.flatten(2), values.flatten(2)).view(batch, channels, height, width)
-
-
 def cropped(features: Float[Tensor, "n c h w"], size: Sequence[int], offset: int = 0) -> Float[Tensor, "n c ch cw"]:
     """The window of `size` (height, width) whose corner lies `offset` rows and columns in: Caffe's Crop layer."""
     return features[..., offset : offset + size[0], offset : offset + size[1]]
@@ -105,8 +83,8 @@ def he_initialised(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def bilinear_initialised(deconvolution: nn.ConvTranspose2d) -> None:
-    """Each class interpolates itself bilinearly and no other class, at gain 1 (constants stay constants).
+def bilinear_initialised(deconvolution: nn.ConvTranspose2d, gain: float = 1.0) -> None:
+    """Each class interpolates itself bilinearly and no other class; at gain 1 constants stay constants.
 
     FCN's kernel of size k has factor f = ceil(k / 2). For k = 2 * stride the gain is 1 as it stands; a larger kernel
     would multiply by (f / stride)² at each layer, so it is divided by that.
@@ -118,7 +96,7 @@ def bilinear_initialised(deconvolution: nn.ConvTranspose2d) -> None:
     line = torch.tensor(taps, dtype=deconvolution.weight.dtype, device=deconvolution.weight.device)
     own = torch.arange(deconvolution.out_channels, device=deconvolution.weight.device)
     deconvolution.weight.zero_()
-    deconvolution.weight[own, own] = torch.outer(line, line)
+    deconvolution.weight[own, own] = gain * torch.outer(line, line)
 
 
 def split_parameters(

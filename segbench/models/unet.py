@@ -5,21 +5,23 @@ arXiv:1505.04597. Two 3x3 convolutions with ReLU a level, 64 to 1024 channels; u
 halve the channels; the joined map is [upsampled, skip], so that weights of the release keep their order. Dropout
 follows the last convolution of the 512-channel level (so its skip drops as well) and of the 1024-channel level.
 
-`padding="valid"` is the paper's network: convolutions shrink the map by 184 pixels in all, so the image is extended by
+`form`: "paper", the default, as its Figure 1 draws it: the last up-convolution goes from 128 to 64 channels and no ReLU
+follows an up-convolution. "released", as the authors' file `phseg_v5`: the last goes from 128 to 128, and a ReLU
+follows each.
+
+`padding="valid"` is the network of both: convolutions shrink the map by 184 pixels in all, so the image is extended by
 mirroring (the paper's overlap-tile), to the smallest size 16k + 60 whose output covers it, and the output is cropped.
 `padding="same"`, the default, pads each convolution with zeros: any size fits, at about three quarters of the work.
 
 Input: RGB, 0 to 1. The paper's images are single-channel and its scaling is not stated.
 
 Initialisation: the paper's, N(0, 2 / fan-in), biases zero; the fan-in of an up-convolution is counted as Caffe does, 4
-times its outputs.
+times its outputs. All layers learn at one rate: neither the paper nor what is known of the release says otherwise.
 
 Departures: three input channels; the zero padding of "same", where poolings round up and the upsampled map is cropped
-to its skip; mirroring does not repeat the border pixel. Widths are those of the paper (last up-convolution 128 -> 64)
-and no ReLU follows an up-convolution; the release has 128 -> 128 and ReLUs. No batch normalisation, as in 2015.
+to its skip; mirroring does not repeat the border pixel. No batch normalisation, as in 2015.
 """
 
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -35,7 +37,7 @@ VALID_MARGIN = 92
 
 
 class UNet(nn.Module):
-    """K=11: 31,032,395 parameters; 176.137 GMAC at 360x480 when valid, 129.939 at 368x480 when same."""
+    """K=11: 31,032,395 parameters, released 31,102,091; 129.939 GMAC at 368x480, 176.137 at 360x480 when valid."""
 
     input = Input(scale=1 / 255)
 
@@ -45,6 +47,7 @@ class UNet(nn.Module):
         *,
         width: Multiplier = 1.0,
         dropout: Probability = 0.5,
+        form: Literal["paper", "released"] = "paper",
         padding: Literal["same", "valid"] = "same",
     ) -> None:
         super().__init__()
@@ -55,10 +58,15 @@ class UNet(nn.Module):
             _double(channels, out, margin) for channels, out in zip([3, *widths[:-1]], widths, strict=True)
         )
         self.dropout = nn.Dropout(dropout)
+        # The channels that go up into each level, 0 being the finest.
+        rising = [widths[1] if form == "released" else widths[0], *widths[1:-1]]
         self.upconvolutions = nn.ModuleList(
-            nn.ConvTranspose2d(channels, out, 2, stride=2) for out, channels in pairwise(widths)
+            nn.ConvTranspose2d(channels, out, 2, stride=2) for channels, out in zip(widths[1:], rising, strict=True)
         )
-        self.up = nn.ModuleList(_double(2 * channels, channels, margin) for channels in widths[:-1])
+        self.after_upconvolution = nn.ReLU() if form == "released" else nn.Identity()
+        self.up = nn.ModuleList(
+            _double(above + skip, skip, margin) for above, skip in zip(rising, widths[:-1], strict=True)
+        )
         self.score = nn.Conv2d(widths[0], num_classes, 1)
         he_initialised(self)
 
@@ -70,7 +78,8 @@ class UNet(nn.Module):
                 features = self.dropout(features)
             skips.append(features)
         for level in (3, 2, 1, 0):
-            features = self.up[level](joined(self.upconvolutions[level](features), skips[level]))
+            above = self.after_upconvolution(self.upconvolutions[level](features))
+            features = self.up[level](joined(above, skips[level]))
         return cropped(self.score(features), images.shape[-2:])
 
 
@@ -80,7 +89,7 @@ def _double(channels: int, out: int, padding: int) -> nn.Sequential:
     return nn.Sequential(unit(first, batch_norm=False), unit(second, batch_norm=False))
 
 
-def joined(above: Float[Tensor, "n c h w"], skip: Float[Tensor, "n c sh sw"]) -> Float[Tensor, "n d jh jw"]:
+def joined(above: Float[Tensor, "n c h w"], skip: Float[Tensor, "n s sh sw"]) -> Float[Tensor, "n d jh jw"]:
     """[upsampled, skip] in channels, at the smaller of the two sizes.
 
     A skip that unpadded convolutions left larger is cropped about its centre; an upsampled map that is a row or column

@@ -3,8 +3,8 @@
 Simonyan & Zisserman, arXiv:1409.1556, configuration D, without its three fully connected layers. Layers keep their
 Caffe names (conv1_1 to conv5_3). The stages stop before pooling, which each network does in its own way.
 
-Departures: batch normalisation after each convolution, as in SegNet's benchmark; He initialisation is left to the
-network, where the papers load VGG16's ImageNet weights.
+Departures: batch normalisation after each convolution, as in SegNet's benchmark, unless `batch_norm` is False.
+Initialisation is left to the network; vgg16_weights.py loads the ImageNet weights from which the papers start.
 """
 
 from collections import OrderedDict

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from segbench.profiling.usage import Usage
+from segbench.report.notes import cost_words
 from segbench.report.table import Table
-from segbench.report.tables import COSTS, cost_words, costs
+from segbench.report.tables import COSTS, costs
 
 
 def table6(usages: Mapping[str, Usage]) -> Table:
@@ -16,13 +17,13 @@ def table6(usages: Mapping[str, Usage]) -> Table:
         cells = [cost_cell(values[key], key) for key in order]
         rows.append([name, *cells, "n/a" if usage.macs is None else f"{usage.macs / 1e9:.3f}"])
     columns = ["Model", *(COSTS[key][0] for key in order), "GMAC"]
-    notes = dict.fromkeys(line for usage in usages.values() for line in [cost_words(usage), machine_words(usage)])
+    notes = dict.fromkeys(line for usage in usages.values() for line in (cost_words(usage), machine_words(usage)))
     for name, usage in usages.items():
         notes |= dict.fromkeys(f"{name}: {note}" for note in usage.notes)
     return Table("Cost of models (columns of Table 6)", columns, rows, list(notes), left=1)
 
 
-def cost_cell(value: float | None, key: str) -> str:
+def cost_cell(value: int | float | None, key: str) -> str:
     """A number in the unit and with the digits of its column."""
     _, scale, digits = COSTS[key]
     return "n/a" if value is None else f"{value * scale:.{digits}f}"

@@ -71,10 +71,11 @@ class Source:
         return SettingError(f"{self.path}: {message}")
 
 
-def load(path: Path, sets: Sequence[str] = ()) -> tuple[Suite, list[Run]]:
+def load(path: Path, sets: Sequence[str] = (), allow_code: bool = False) -> tuple[Suite, list[Run]]:
     """Read a suite and plan its runs; `sets` are `recipe.iterations=200` and the like, applied before validation.
 
-    Raises `SettingError` on the first mistake, before anything is imported that a run needs.
+    `allow_code`: models may be `package.module:factory`, which is imported later. Raises `SettingError` on the first
+    mistake, before anything is imported that a run needs.
     """
     values, lines = read_yaml(path)
     overridden: dict[Where, str] = {}
@@ -88,6 +89,9 @@ def load(path: Path, sets: Sequence[str] = ()) -> tuple[Suite, list[Run]]:
     except ValidationError as error:
         raise explain(source, error, Suite, ()) from None
     suite = absolute(suite, path.parent)
+    if not allow_code:
+        for index, model in enumerate(suite.models):
+            located(source, ("models", index, "name"), partial(MODELS.check_allowed, model.name))
     check_names(source, suite)
     return suite, plan(suite, merge_errors(source, suite), source.model)
 
@@ -95,7 +99,10 @@ def load(path: Path, sets: Sequence[str] = ()) -> tuple[Suite, list[Run]]:
 def absolute(suite: Suite, base: Path) -> Suite:
     """Paths in a suite are relative to its file."""
     updates: dict[str, Any] = {
-        "models": tuple(m.model_copy(update={"weights": base / m.weights}) if m.weights else m for m in suite.models)
+        "models": tuple(
+            m.model_copy(update={"weights": base / m.weights}) if isinstance(m.weights, Path) else m
+            for m in suite.models
+        )
     }
     if suite.data and suite.data.root:
         updates["data"] = suite.data.model_copy(update={"root": base / suite.data.root})
@@ -203,7 +210,7 @@ def check_names(source: Source, suite: Suite) -> None:
             raise source.error(("models", index), f"models[{index}]: train: false needs `weights: FILE` to score")
         if suite.score and not suite.recipe and not model.recipe and not model.weights:
             raise source.error(("models", index), f"models[{index}]: nothing to score; add a recipe, or weights to it")
-        if model.weights and not model.weights.is_file():
+        if isinstance(model.weights, Path) and not model.weights.is_file():
             raise source.error(("models", index, "weights"), f"models[{index}].weights: no file {model.weights}")
 
 

@@ -7,16 +7,18 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from segbench.data import DATASETS
 from segbench.data.spec import DataSpec
+from segbench.engine.inference import PLAIN, Inference
 from segbench.engine.recipe import TRAIN_VERSION, Recipe
 from segbench.errors import SettingError
 from segbench.models import MODELS
+from segbench.models.imagenet import weights_digest
+from segbench.models.input_spec import InputSpec
 from segbench.profiling.spec import PROFILE_VERSION, ProfileSpec
 from segbench.registry import did_you_mean
 from segbench.scoring import EVALUATE_VERSION, ScoreSpec
@@ -33,6 +35,8 @@ class Run(Spec):
     options: dict[str, Any]
     weights: str | None
     recipe: Recipe | None
+    input: InputSpec | None = None
+    inference: Inference = PLAIN
     seed: int | None
     data: DataSpec | None
     score: ScoreSpec | None
@@ -58,6 +62,16 @@ class Run(Spec):
         return tuple(dict.fromkeys(str(last if at == "last" else at) for at in self.score.at))
 
 
+class Given(NamedTuple):
+    """Digests of what a run takes from outside: its file of weights, and the code of a model that is not ours."""
+
+    weights: str | None = None
+    code: str | None = None
+
+
+NOTHING_GIVEN = Given()
+
+
 class Keys(NamedTuple):
     """Keys of a run's stages, the name of its record, and what it shares with runs that differ in the seed alone."""
 
@@ -76,12 +90,12 @@ def plan(
     runs = []
     for index, model in enumerate(suite.models):
         try:
-            recipe = merged_recipe(suite, model)
+            recipe, fed = merged_recipe(suite, model), input_of(model)
             check_checkpoints(suite.score, recipe)
         except ValueError as error:  # pydantic's ValidationError is one
             raise word(index, error) from None
         for seed in suite.seeds if recipe else (None,):
-            runs.append(make_run(suite, model, recipe, seed, where(index)))
+            runs.append(make_run(suite, model, recipe, recipe.input if recipe else fed, seed, where(index)))
     return runs
 
 
@@ -103,7 +117,26 @@ def check_checkpoints(score: ScoreSpec | None, recipe: Recipe | None) -> None:
         raise ValueError("score.at: there is no best without validation; set recipe.validate_every")
 
 
-def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | None, where: str) -> Run:
+def inference_of(model: ModelSpec) -> Inference:
+    """What the suite asks for, else what the name stands for."""
+    declared = MODELS.entry(model.name).inference
+    return model.inference or TypeAdapter(Inference).validate_python(declared or {"name": "plain"})
+
+
+class InputAlone(Spec):
+    """All that the recipe of a model that is not trained may hold."""
+
+    input: InputSpec | None = None
+
+
+def input_of(model: ModelSpec) -> InputSpec | None:
+    """What a model says of its input itself."""
+    return InputAlone.model_validate({key: value for key, value in model.recipe.items() if key == "input"}).input
+
+
+def make_run(
+    suite: Suite, model: ModelSpec, recipe: Recipe | None, fed: InputSpec | None, seed: int | None, where: str
+) -> Run:
     scored = suite.score if recipe or model.weights else None
     return Run(
         suite=suite.name,
@@ -112,6 +145,8 @@ def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, seed: int | 
         options=model.options,
         weights=str(model.weights) if model.weights else None,
         recipe=recipe,
+        input=fed,
+        inference=inference_of(model),
         seed=seed,
         data=suite.data,
         score=scored,
@@ -130,23 +165,26 @@ def digest(value: Any) -> str:
 def resolve_keys(
     run: Run,
     data: Mapping[str, str],
-    weights: str | None = None,
+    given: Given = NOTHING_GIVEN,
     machine: Mapping[str, str | None] | None = None,
 ) -> Keys:
-    """Keys of a run, given the digests of its splits (`train`, `val`, `test`) and of its given weights, and, for the
-    profile, the device, its threads and the library versions."""
-    model = {"model": run.model, "options": run.options, "classes": run.classes}
+    """Keys of a run, given the digests of its splits (`train`, `val`, `test`) and of what it takes from outside, and,
+    for the profile, the device, its threads and the library versions."""
+    model, weights = [*MODELS.identity(run.model, run.options), run.classes, given.code], given.weights
     score = run.score.model_dump(exclude={"at"}) if run.score else None
     recipe = run.recipe.model_dump() if run.recipe else None
     profile = run.profile.model_dump() if run.profile else None
     seen = data.get("train"), data.get("val") if run.recipe and run.recipe.validate_every else None
     train = digest([TRAIN_VERSION, model, recipe, run.seed, weights, *seen]) if recipe else None
-    evaluate = {
-        at: digest([EVALUATE_VERSION, train or [model, weights], at, score, data.get("test")]) for at in run.checkpoints
-    }
-    timed = digest([PROFILE_VERSION, model, profile, machine]) if profile else None
+    fed = run.input.model_dump() if run.input else None
+    inference = run.inference.model_dump()
+    predicted = [train or [model, weights, fed], inference]
+    evaluate = {at: digest([EVALUATE_VERSION, predicted, at, score, data.get("test")]) for at in run.checkpoints}
+    included = fed if run.profile and run.profile.scope == "model+input" else None
+    timed = digest([PROFILE_VERSION, model, profile, included, machine]) if profile else None
     name = digest([train, evaluate, profile, model, run.label])[:8]
-    group = digest([model, recipe, weights, seen if recipe else None, score and data.get("test"), score, profile])
+    scored = [inference, score, data.get("test")] if score else None
+    group = digest([model, recipe, weights, fed, seen if recipe else None, scored, profile])
     return Keys(train, evaluate, timed, f"{run.name}-{name}", group)
 
 
@@ -171,12 +209,14 @@ def needed_splits(runs: Sequence[Run]) -> list[str]:
     return [split for split, reads in needed.items() if reads]
 
 
-def file_digest(path: str | None) -> str | None:
-    """16 hexadecimal digits of a file's SHA-256; None without a file."""
-    if path is None:
-        return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def given(run: Run) -> Given:
+    """The digests of a run's weights and of its model's code; imports that code, and torch, where there is some."""
+    weights = weights_digest(run.weights) if run.weights else None
+    if not MODELS.is_code(run.model):
+        return Given(weights)
+    from segbench.models.code import source_digest
+
+    return Given(weights, source_digest(run.model))
 
 
 def kept_iterations(runs: Sequence[Run], keys: Sequence[Keys], train: str | None) -> set[int]:

@@ -5,11 +5,12 @@ whole, so that nothing of another optimizer lingers. The merged recipe is valida
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from segbench.data.spec import DataSpec
+from segbench.engine.inference import Inference
 from segbench.profiling.spec import ProfileSpec
 from segbench.scoring import ScoreSpec
 from segbench.spec import Spec, one_or_more
@@ -18,19 +19,24 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 
 class ModelSpec(Spec):
-    """One row of the comparison. `weights` start the training, or are scored as they are with `train: false`."""
+    """One row of the comparison. `weights` start the training, or are scored as they are with `train: false`: a file of
+    the network's own or of VGG16's, or the name of a checkpoint of ImageNet (segbench/models/imagenet.py).
+
+    `inference` is how label maps are made; without it, as the model's name says (`plain` for most).
+    """
 
     name: str
     label: Annotated[str, Field(min_length=1)] | None = None
     options: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
-    weights: Path | None = None
+    weights: Annotated[Literal["imagenet", "imagenet-caffe"] | Path | None, Field(union_mode="left_to_right")] = None
     train: bool = True
+    inference: Inference | None = None
 
     @model_validator(mode="after")
     def _has_something_to_score(self) -> "ModelSpec":
-        if not self.train and self.recipe:
-            raise ValueError("train: false leaves nothing for a recipe to set; remove one of them")
+        if not self.train and set(self.recipe) - {"input"}:
+            raise ValueError("train: false leaves nothing for a recipe to set but `input`; remove one of them")
         return self
 
 

@@ -99,25 +99,44 @@ def test_folders_that_cannot_be_written_are_named_before_the_start(tmp_path: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "s.yaml"]
 
 
-def test_models_lists_costs_equal_to_the_papers_networks(tmp_path: Path) -> None:
+def test_models_lists_names_and_costs(tmp_path: Path) -> None:
+    """The numbers themselves: test_costs.py."""
     listed = json.loads(segbench("models", "--json", cwd=tmp_path).stdout)
     assert {"segnet", "segnet-basic", "fcn8s", "deeplab-largefov", "deconvnet", "unet", "smp:", "torchvision:"} <= {
         row["name"] for row in listed
     }
-    done = segbench("models", "--costs", "--json", cwd=tmp_path)
-    costs = {row["name"]: row for row in json.loads(done.stdout)}
-    expected = {
-        "segnet": (29_449_355, 106.712),
-        "segnet-basic": (1_416_064, 59.189),
-        "fcn-basic": (645_824, 13.490),
-        "fcn8s": (134_373_761, 139.466),
-        "deeplab-largefov": (20_507_723, 82.786),
-        "deconvnet": (219_280_715, 112.299),
-    }
-    for name, (parameters, gmac) in expected.items():
-        assert costs[name]["parameters"] == parameters
-        assert costs[name]["macs"] / 1e9 == pytest.approx(gmac, abs=6e-4)
-        assert costs[name]["parameter_mb"] == pytest.approx(parameters * 4e-6)
+    done = segbench("models", "--costs", "--json", "--res", "45x60", "--classes", "2", cwd=tmp_path)
+    costs = {(row["name"], str(row["options"])): row for row in json.loads(done.stdout)}
+    assert costs["segnet-basic", "{}"]["parameters"] == 1_416_064 - 9 * 64
+    assert costs["segnet-basic", "{'bias': True}"]["res"] == "45x60"
+    table = segbench("models", "--costs", "--res", "45x60", "--classes", "2", cwd=tmp_path).stdout
+    assert "1,415,488" in table and "2 classes" in table
+
+
+def test_a_model_is_exported(tmp_path: Path) -> None:
+    arguments = ["--res", "24x32", "--classes", "3", "--option", "width=0.125"]
+    for name in ("net.onnx", "net.pt2"):
+        done = segbench("export", "segnet-basic", name, *arguments, cwd=tmp_path)
+        assert done.returncode == 0 and done.stdout.startswith(f"{name}: segnet-basic, 3 classes"), done.stderr
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["segnet-basi", "x.onnx"], 'did you mean "segnet-basic"'),
+        (["segnet-basic", "x.txt"], "x.txt: ends in none of .onnx, .pt2"),
+        (["segnet-basic", "no/x.onnx"], "there is no folder no"),
+        (["segnet-basic", "x.onnx", "--res", "9"], '--res: "9" is not a size'),
+        (["segnet-basic", "x.onnx", "--weights", "no.pt"], "there is no such file"),
+        (["mine:Net", "x.onnx"], "--allow-code"),
+        (["mine:Net", "x.onnx", "--allow-code"], "there is no module mine"),
+    ],
+)
+def test_wrong_exports_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = segbench("export", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
+from segbench.cli.options import Classes, Res, read_size
+
 
 def models(
     costs: Annotated[
         bool, typer.Option(help="Build each model and add parameters, size and multiply-accumulates.")
     ] = False,
-    res: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the input, for --costs.")] = "360x480",
-    classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes, for --costs.")] = 11,
+    res: Res = "360x480",
+    classes: Classes = 11,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the models and the papers that describe them.
 
     A name that ends in a colon stands for every segmentation model of a library, as in `smp:Unet` or
-    `torchvision:deeplabv3_resnet50`. Costs are of one image; rows with options are other readings of a paper.
+    `torchvision:deeplabv3_resnet50`. Costs are of one image at --res with --classes; rows with options are other
+    readings of a paper.
     """
     import json as encoder
 
@@ -70,15 +73,11 @@ def written(options: Mapping[str, Any]) -> str:
 
 def cost_rows(res: str, classes: int) -> Iterator[dict[str, Any]]:
     """Each model at `res`, and each other reading of it at the size that it is made for."""
-    from segbench.errors import SettingError
     from segbench.models import MODELS
     from segbench.registry import Form
-    from segbench.spec import parse_size, write_size
+    from segbench.spec import write_size
 
-    try:
-        size = parse_size(res)
-    except ValueError as error:
-        raise SettingError(f"--res: {error}") from None
+    size = read_size(res)
     for name, entry in MODELS.entries.items():
         if not name.endswith(":"):
             for form in (Form({}), *entry.forms):

@@ -5,16 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from segbench.cli.options import AllowCode, Device
+from segbench.cli.options import AllowCode, Classes, Device, Option, Res, check_model_name, read_options
 
 
 def profile(
     model: Annotated[list[str], typer.Option(help="Name of a model, as `segbench models` lists it; may be repeated.")],
-    res: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the input.")] = "360x480",
-    classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 11,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the model; may be repeated.")
-    ] = None,
+    res: Res = "360x480",
+    classes: Classes = 11,
+    option: Option = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes that are timed, after one to warm up.")] = 10,
     memory: Annotated[bool, typer.Option(help="Measure memory too, in fresh processes.")] = True,
     scope: Annotated[
@@ -34,16 +32,13 @@ def profile(
 
     from rich.console import Console
 
-    from segbench.models import MODELS
     from segbench.report import costs, render
     from segbench.store.files import write_text
 
     spec = read_spec(res, repetitions, memory, scope)
     options = read_options(option or [])
     for name in model:
-        MODELS.entry(name)
-        if not allow_code:
-            MODELS.check_allowed(name)
+        check_model_name(name, allow_code)
 
     from functools import partial
 
@@ -75,17 +70,3 @@ def read_spec(res: str, repetitions: int, memory: bool, scope: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def read_options(texts: list[str]) -> dict[str, Any]:
-    """`width=0.5` -> {"width": 0.5}, values as in YAML."""
-    from segbench.errors import SettingError
-    from segbench.suite.load import parse_set
-
-    options = {}
-    for text in texts:
-        where, value = parse_set(text, "--option")
-        if len(where) > 1:
-            raise SettingError(f"--option {text}: an option of a model is one word, as in width=0.5")
-        options[str(where[0])] = value
-    return options

@@ -155,7 +155,7 @@ def _in_processes(
     waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
     try:
         for number, (image, logits) in enumerate(items, 1):
-            with _numbered(number):
+            with _numbered(number), _interrupts_later():
                 waiting.append((number, pool.submit(refine, image, logits, spec)))
             if len(waiting) == 2 * processes:
                 yield _finished(*waiting.popleft())
@@ -163,6 +163,20 @@ def _in_processes(
             yield _finished(*waiting.popleft())
     finally:  # also when the reader stops early, or Ctrl-C: images that have begun are waited for
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the end. Processes that are started meanwhile stay deaf to it: the mask is inherited, and one
+    that is still starting would print a traceback of its own."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finished(number: int, future: Future[np.ndarray]) -> np.ndarray:

@@ -70,10 +70,10 @@ def load_weights(model: nn.Module, source: str | Path) -> Loaded:
     else:
         path = Path(source)
     state = _read_weights(path)
-    if isinstance(model, External) and not any(key.startswith("network.") for key in state):
-        state = {f"network.{key}": value for key, value in state.items()}  # saved under the library's own names
     if vgg16_weights.is_vgg(state) and not vgg16_weights.is_vgg(wanted):
         return _begin_from_vgg16(model, path, state)
+    if isinstance(model, External) and not any(key.startswith("network.") for key in state):
+        state = {f"network.{key}": value for key, value in state.items()}  # saved under the library's own names
     shapes = {key: value.shape for key, value in wanted.items()}
     _require(path, state, shapes, unexpected=[key for key in state if key not in wanted])
     model.load_state_dict(state)

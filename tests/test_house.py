@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, SUITES
 
+from segbench.errors import SettingError
 from segbench.suite.load import load
 
 PACKAGE = REPOSITORY / "segbench"
@@ -128,10 +129,16 @@ def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     for command in ("pip install -e . && segbench run suites/quickstart.yaml", "pip install -e '.[test]' && pytest"):
         assert f"```sh\n{command}\n```" in readme
-    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "first.yaml").write_text(block)
+    first, models = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "first.yaml").write_text(first)
     _, runs = load(tmp_path / "first.yaml")
     assert len(runs) == 9
+    recipe = "recipe: {optimizer: {name: sgd, lr: 0.1}, batch_size: 4, iterations: 9}\nscore: {at: [last]}\n"
+    (tmp_path / "models.yaml").write_text(f"name: models\ndata: {{name: synthetic}}\n{models}{recipe}")
+    _, runs = load(tmp_path / "models.yaml", allow_code=True)
+    assert [run.inference.name for run in runs].count("plain") == 5
+    with pytest.raises(SettingError, match="--allow-code"):
+        load(tmp_path / "models.yaml")
     for path in re.findall(r"`(suites/[\w.-]+)`", readme):
         assert (REPOSITORY / path).is_file()
     for path in SUITES:
@@ -141,10 +148,14 @@ def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:
 def test_the_benchmark_suites_hold_the_papers_protocol() -> None:
     for name, batch, images in (("camvid", 5, 367), ("sunrgbd", 4, 5000)):
         suite, runs = load(REPOSITORY / f"suites/{name}.yaml")
-        assert {r.model for r in runs} == {"segnet", "fcn8s", "deeplab-largefov", "deconvnet", "unet"}
+        assert {r.model for r in runs} == {
+            *("segnet", "fcn8s", "deeplab-largefov", "deeplab-largefov-densecrf", "deconvnet", "unet")
+        }
         assert {r.options.get("deconvolution") for r in runs if r.model == "fcn8s"} == {"fixed", "learnt"}
         for run in runs:
             assert run.recipe and run.recipe.optimizer.lr == 1e-3 and run.recipe.batch_size == batch
             assert run.recipe.iterations * batch / images > 100, "more than 100 epochs"
+            assert run.recipe.norm_statistics == "training-set"
+            assert (run.inference.name == "dense-crf") == (run.model == "deeplab-largefov-densecrf")
             assert len(run.checkpoints) == 4 and run.checkpoints[-1] == "best"
         assert suite.profile and suite.profile.res == (360, 480)

@@ -115,33 +115,6 @@ def on_meta(name: str, num_classes: int, **options: Any) -> nn.Module:
         return build(name, num_classes, options).eval()
 
 
-def sizes_of(model: nn.Module, paths: list[str]) -> list[tuple[int, ...]]:
-    """Height and width that each submodule puts out for a 360x480 image."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        model.get_submodule(path).register_forward_hook(
-            lambda _module, _inputs, output, path=path: found.update({path: tuple(output.shape[-2:])})
-        )
-    model(torch.empty(1, 3, 360, 480, device="meta"))
-    return [found[path] for path in paths]
-
-
-STAGES = [f"encoder.{stage}" for stage in range(5)]
-HALVINGS = [(360, 480), (180, 240), (90, 120), (45, 60), (23, 30)]
-
-
-@pytest.mark.parametrize(
-    ("name", "paths", "sizes"),
-    [
-        ("segnet", STAGES + [f"decoder.{stage}" for stage in range(5)], HALVINGS + HALVINGS[::-1]),
-        ("segnet-basic", [*STAGES[:4], "decoder.0", "decoder.3"], [*HALVINGS[:4], (45, 60), (360, 480)]),
-        ("fcn-basic", ["reductions.3", "deconvolutions.3", "reductions.2"], [(23, 30), (46, 60), (45, 60)]),
-    ],
-)
-def test_sizes_on_the_way(name: str, paths: list[str], sizes: list[tuple[int, int]]) -> None:
-    assert sizes_of(on_meta(name, 11), paths) == sizes
-
-
 @pytest.mark.parametrize(
     ("name", "places"),
     [

@@ -16,6 +16,7 @@ from segbench.engine.inference import MonteCarlo
 from segbench.engine.monte_carlo import drops
 from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models.build import build
+from segbench.models.layers import use_norm_eps
 from segbench.models.weights import load_weights
 from segbench.profiling.device import device_name
 from segbench.profiling.workload import Fed
@@ -61,11 +62,15 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     machine = {"device": name, "threads": threads, **library_versions()}
     keys = [resolve_keys(run, digests, given(run), machine) for run in runs]
     prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
-    for run in {(run.model, run.weights, str(run.options), run.input, run.inference): run for run in runs}.values():
+    for run in {as_seen(run): run for run in runs}.values():
         check_model(run, prepared)
-    for run in runs:
         check_class_weights(run, prepared)
     return prepared
+
+
+def as_seen(run: Run) -> str:
+    """All of a run that a check may look at: seeds differ in none of it."""
+    return str(run.model_dump(exclude={"seed"}))
 
 
 def check_model(run: Run, prepared: Prepared) -> None:
@@ -105,7 +110,8 @@ def check_forward(run: Run, size: tuple[int, int]) -> None:
     """One image of `size` on the meta device, where nothing is computed and nothing takes memory."""
     with torch.device("meta"):
         model = build(run.model, run.classes, run.options, size, run.input).eval()
-        check_inference(run, model)
+        if run.score:
+            check_inference(run, model)
         if run.profile and run.profile.scope == "model+input":
             Fed(model)  # refuses a model that declares no input
         try:
@@ -138,10 +144,12 @@ def check_inference(run: Run, model: nn.Module) -> None:
         require_library()
 
 
-def network(run: Run, prepared: Prepared) -> nn.Module:
-    """The run's model as its training finds it: seeded, and with the given weights where there are some."""
+def network(run: Run, prepared: Prepared, begun: bool = True) -> nn.Module:
+    """The run's model as its training finds it: seeded, and, where it is to be `begun`, with the given weights."""
     torch.manual_seed(run.seed or 0)
     model = build(run.model, prepared.num_classes, run.options, prepared.size, run.input)
-    if run.weights:
+    if run.recipe and run.recipe.norm_eps is not None:
+        use_norm_eps(model, run.recipe.norm_eps)
+    if run.weights and begun:
         load_weights(model, run.weights)
     return model

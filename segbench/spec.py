@@ -15,6 +15,11 @@ def one_or_more(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def name_alone(value: Any) -> Any:
+    """`segnet` is short for `{name: segnet}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Spec(BaseModel):
     """A frozen group of settings."""
 
@@ -33,7 +38,7 @@ def parse_size(value: Any) -> Any:
     )
     if not whole:
         raise ValueError("a size is two positive whole numbers; write HEIGHTxWIDTH, as in 360x480")
-    return value
+    return tuple(value)
 
 
 def write_size(size: tuple[int, int]) -> str:

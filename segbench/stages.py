@@ -99,7 +99,7 @@ def evaluated(
     # A training that was done again need not have come out the same on a GPU; its old scores are not its own.
     if facts and facts.pop("network") == network_digest and (work.place("evaluate", key) / "counts.npz").is_file():
         return facts
-    model = network(run, prepared)
+    model = network(run, prepared, begun=not keys.train)
     iteration = None
     if training and keys.train:
         name = f"best-{training['selected']}" if at == "best" else at

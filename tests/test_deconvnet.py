@@ -124,8 +124,11 @@ def test_the_way_back_has_the_sizes_of_the_way_down(size: tuple[int, int]) -> No
     assert (fed["fc.fc6.conv"], fed["fc.fc7.conv"], output) == (expected, (1, 1), size)
 
 
-def test_the_released_form_is_built_for_other_sizes_too() -> None:
+def test_the_released_form_keeps_its_kernels_at_other_sizes_unless_told_otherwise() -> None:
     model = on_meta(11, form="released", input_size=(360, 480))
+    assert model.fc.fc6.conv.weight.shape == (4096, 512, 7, 7)
+    assert model(empty(360, 480)).shape == (1, 11, 360, 480)
+    model = on_meta(11, form="released", input_size=(360, 480), fc6_kernel="whole-map")
     assert model.fc.fc6.conv.weight.shape == (4096, 512, 12, 15)
     assert model(empty(360, 480)).shape == (1, 11, 360, 480)
 
@@ -146,7 +149,11 @@ def test_a_sliding_fc6_takes_any_size_from_193() -> None:
     ("options", "size", "words"),
     [
         ({}, (224, 224), ["built for images of 360x480", "fed 224x224", "input_size"]),
-        ({"form": "released"}, (360, 480), ["built for images of 224x224", "fed 360x480", "input_size"]),
+        (
+            {"form": "released", "fc6_kernel": "whole-map"},
+            (360, 480),
+            ["built for images of 224x224", "fed 360x480", "input_size"],
+        ),
         ({"input_size": (45, 60)}, (60, 45), ["built for images of 45x60", "fed 60x45"]),
         ({"fc6_kernel": "7x7"}, (192, 480), ["193x193 or more", "fed 192x480", "whole-map"]),
         ({"fc6_kernel": "7x7"}, (480, 192), ["193x193 or more", "fed 480x192"]),
@@ -169,7 +176,10 @@ def test_only_the_benchmark_drops(options: dict[str, Any], probability: float) -
     assert found == [probability] * 4  # one for the poolings, and blocks 5, 4 and 3
 
 
-@pytest.mark.parametrize("options", [{}, {"form": "released"}, {"fc6_kernel": "7x7", "input_size": (193, 200)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"form": "released", "fc6_kernel": "whole-map"}, {"fc6_kernel": "7x7", "input_size": (193, 200)}],
+)
 def test_every_weight_learns(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = DeconvNet(3, **{**SMALL, **options}).train()

@@ -1,6 +1,5 @@
 """Other libraries' networks and code from outside: how outputs become logits, what may be asked, what is refused."""
 
-import hashlib
 import json
 import pickle
 import subprocess
@@ -371,9 +370,27 @@ def test_a_fresh_process_builds_the_same_model(outside: Path) -> None:
     assert float(done.stdout) == sum(float(p.detach().double().abs().sum()) for p in factory().parameters())
 
 
-def test_the_digest_is_of_the_modules_file_and_of_where_the_factory_is_defined(outside: Path) -> None:
-    nets, init = (outside / "nets.py").read_bytes(), (outside / "__init__.py").read_bytes()
-    assert source_digest("outside.nets:Net") == hashlib.sha256(nets).hexdigest()
-    assert source_digest("outside:Net") == hashlib.sha256(init + nets).hexdigest()
-    (outside / "nets.py").write_bytes(nets + b"# changed\n")
-    assert source_digest("outside.nets:Net") == hashlib.sha256(nets + b"# changed\n").hexdigest()
+def test_the_digest_follows_every_file_of_the_package(outside: Path) -> None:
+    before = source_digest("outside.nets:Net")
+    assert source_digest("outside.nets:Net") == source_digest("outside:Net") == before
+    (outside / "deeper").mkdir()
+    (outside / "deeper" / "inner.py").write_text("K = 3\n")
+    within = source_digest("outside.nets:Net")
+    (outside / "deeper" / "inner.py").write_text("K = 5\n")
+    assert len({before, within, source_digest("outside.nets:Net")}) == 3
+
+
+def test_the_digest_of_a_lone_module_follows_what_it_imports_from_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lone_net.py").write_text("from torch import nn\nfrom lone_part import K\nNet = nn.Identity\n")
+    (tmp_path / "lone_part.py").write_text("def K():\n    import lone_deep\n")
+    (tmp_path / "lone_deep.py").write_text("")
+    (tmp_path / "lone_other.py").write_text("")
+    before = source_digest("lone_net:Net")
+    (tmp_path / "lone_other.py").write_text("changed = 1\n")
+    assert source_digest("lone_net:Net") == before
+    (tmp_path / "lone_deep.py").write_text("changed = 1\n")
+    assert source_digest("lone_net:Net") != before

@@ -116,6 +116,22 @@ def result(steps: Any) -> Any:
         return end.value
 
 
+def test_each_image_draws_its_own_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def spied(model: nn.Module, image: Tensor, samples: int, seed: int) -> Any:
+        seeds.append(seed)
+        return sample(model, image, samples, seed)
+
+    monkeypatch.setattr("segbench.engine.predict.sample", spied)
+    list(
+        predict(
+            Noisy(), Frames(Synthetic("test", size=(24, 32), test=3)), CPU, MonteCarlo(name="monte-carlo", samples=2)
+        )
+    )
+    assert len(set(seeds)) == 3
+
+
 def test_uncertainty_is_kept_beside_the_maps(frames: Frames, tmp_path: Path) -> None:
     steps = evaluate(Noisy(), frames, 11, ScoreSpec(), CPU, tmp_path, MonteCarlo(name="monte-carlo", samples=4))
     found, predictions = result(steps), list(predict(Noisy(), frames, CPU, MonteCarlo(name="monte-carlo", samples=4)))
@@ -196,6 +212,8 @@ def test_a_network_is_trained_once_for_all_its_ways(suite: Path, tmp_path: Path)
     [
         ("models[0].inference=monte-carl", ["inference", "monte-carl", "did you mean"]),
         ("models[0].inference={name: monte-carlo}", ["samples is missing"]),
+        ("models[0].inference={samples: 3}", ["inference.name is missing"]),
+        ("models[0].inference={name: monte-carlo, smples: 3}", ["smples is not a setting of monte-carlo", '"samples"']),
         ("models[0].inference={name: monte-carlo, samples: 1}", ["samples", "greater than or equal to 2"]),
         ("models[0].inference={name: dense-crf, iteration: 3}", ["iteration is not a setting of", 'mean "iterations"']),
     ],

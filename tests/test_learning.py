@@ -29,7 +29,7 @@ def four_images() -> tuple[Tensor, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_weight_gets_a_gradient_at_full_width(name: str) -> None:
-    """One step on two images; every output of every layer, for a layer may be connected in part."""
+    """One step on two images: 98 % of the inputs and of the outputs of every layer (U-Net 85 %) have a gradient."""
     model = build(name, CLASSES, {}, (64, 96)).train()
     with torch.no_grad():  # away from score layers of zero, which pass nothing down in the first step
         for path, parameter in model.named_parameters():
@@ -40,16 +40,20 @@ def test_every_weight_gets_a_gradient_at_full_width(name: str) -> None:
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), path
         if parameter.dim() > 1:  # a bias below batch normalisation has none, by design
-            outputs = parameter.grad.flatten(1).any(1).float().mean()
-            # Without normalisation a ReLU may be off at all pixels of two images.
-            assert float(outputs) > (0.95 if name == "unet" else 0.98), (path, float(outputs))
+            # A ReLU may be off at all pixels of two images, where no normalisation centres what it gets most of all.
+            least = 0.85 if name == "unet" else 0.98
+            for end in (0, 1):
+                connected = parameter.grad.transpose(0, end).flatten(1).any(1).float().mean()
+                assert float(connected) > least, (path, end, float(connected))
 
 
-# Without normalisation a high rate diverges.
+# Found by trial; without normalisation (U-Net) a higher one diverges.
 RATES = {"unet": 0.003, "fcn32s": 0.01, "fcn16s": 0.01, "fcn8s": 0.01}
+# With mirroring, an image of this size is nineteen times as large.
+OPTIONS = {"unet": {"padding": "same"}}
 # A logit that stands for 8 or 16 pixels cannot draw a pole of one; the other networks' reach is nearly all.
 REACH = {"deeplab-largefov": 0.9, "deeplab-largefov-densecrf": 0.9, "bilinear-interpolation": 0.83}
-MOST_STEPS = 400
+MOST_STEPS, STEADY = 400, 3
 
 
 @pytest.mark.slow
@@ -65,7 +69,7 @@ def test_four_images_are_memorised_at_an_eighth_of_the_width(name: str) -> None:
     blind = right(labels.mode(0).values.expand_as(labels))
     wanted = REACH.get(name, 0.95)
     assert wanted > blind + 0.06
-    model = build(name, CLASSES, {"width": 1 / 8}, SIZE).train()
+    model = build(name, CLASSES, {"width": 1 / 8, **OPTIONS.get(name, {})}, SIZE).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -74,10 +78,37 @@ def test_four_images_are_memorised_at_an_eighth_of_the_width(name: str) -> None:
         model.input(images),
     )
     found: list[float] = []
-    while len(found) < MOST_STEPS and max(found, default=0) < wanted:
+    # The batch is the whole training set, so normalisation by it is normalisation by the training set's statistics.
+    while len(found) < MOST_STEPS and not reached(found, wanted):
         logits = model(fed)
         found.append(right(logits.argmax(1)))
         optimizer.zero_grad()
         F.cross_entropy(logits, labels, ignore_index=CLASSES).backward()
         optimizer.step()
-    assert max(found) >= wanted, (found[::25], blind)
+    assert reached(found, wanted), (found[::25], blind)
+
+
+def reached(found: list[float], wanted: float) -> bool:
+    """Several steps in a row, so that one lucky step is not enough."""
+    return len(found) >= STEADY and min(found[-STEADY:]) >= wanted
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equal_seeds_train_equal_weights_in_deterministic_mode(name: str) -> None:
+    def trained() -> dict[str, Tensor]:
+        torch.manual_seed(7)
+        model = build(name, CLASSES, {"width": 1 / 16}, SIZE).train()
+        images, labels = four_images()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(model.input(images[:2])), labels[:2], ignore_index=CLASSES).backward()
+            optimizer.step()
+        return model.state_dict()
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = trained(), trained()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[key], second[key]) for key in first)

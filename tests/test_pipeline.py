@@ -14,10 +14,11 @@ from PIL import Image
 
 from segbench.cli import main
 from segbench.engine.train import Step
+from segbench.errors import ModelError
 from segbench.metrics import confusion as region
 from segbench.models.build import build
 from segbench.pipeline import Finished, Started, execute
-from segbench.preparation import prepare
+from segbench.preparation import network, prepare
 from segbench.scoring import Counts
 from segbench.store.files import Results, Work, only_one, record_folders
 from segbench.store.record import read_counts, read_record
@@ -238,6 +239,63 @@ def test_a_run_that_failed_for_a_passing_reason_is_tried_again(
     (folder,) = record_folders(Path("results"))
     assert read_record(folder).status == "done"
     assert {p: p.stat().st_mtime_ns for p in written(Path(".segbench/train"))} == trained
+
+
+@pytest.mark.parametrize("first", ["train: false", "train: true"])
+def test_weights_of_vgg16_begin_a_training_and_are_not_scored(first: str, tmp_path: Path, segbench: Command) -> None:
+    """Whichever of two entries that differ in it alone stands first."""
+    state = {}
+    for index, (fed, out) in zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), vgg16_channels(), strict=True):
+        state |= {f"features.{index}.weight": torch.zeros(()).expand(out, fed, 3, 3)}
+        state |= {f"features.{index}.bias": torch.zeros(out)}
+    torch.save(state, tmp_path / "vgg.pth")
+    second = "train: true" if first == "train: false" else "train: false"
+    (tmp_path / "v.yaml").write_text(
+        "name: v\ndata: {name: synthetic, size: 32x32, options: {train: 2, val: 2, test: 2}}\nmodels:\n"
+        f"  - {{name: segnet, label: a, weights: vgg.pth, {first}}}\n"
+        f"  - {{name: segnet, label: b, weights: vgg.pth, {second}}}\n"
+        "recipe: {optimizer: {name: sgd, lr: 0.1}, batch_size: 2, iterations: 1}\nscore: {}\n"
+    )
+    with pytest.raises(ModelError, match=r"v\.yaml:\d: models\[\d\]: .*only begin a training: nothing to score"):
+        prepare(load(tmp_path / "v.yaml")[1], torch.device("cpu"))
+
+
+def vgg16_channels() -> list[tuple[int, int]]:
+    """Channels in and out of the thirteen convolutions."""
+    out = [64, 64, 128, 128, *[256] * 3, *[512] * 6]
+    return list(zip([3, *out[:-1]], out, strict=True))
+
+
+def test_a_scope_with_input_needs_a_model_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segbench.preparation.build", lambda *_: torch.nn.Conv2d(3, 4, 1))
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nmodels: [segnet]\nprofile: {res: 24x32, scope: model+input}\nclasses: 4\n"
+    )
+    with pytest.raises(ModelError, match=r"s\.yaml:2: models\[0\]: .*declares its `input`"):
+        prepare(load(tmp_path / "s.yaml")[1], torch.device("cpu"))
+
+
+def test_what_a_suite_feeds_reaches_the_profile_and_the_scores(
+    tmp_path: Path, segbench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[Any] = []
+
+    def spied(factory: Any, *_: Any) -> Any:
+        fed.append(factory().input.order)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("segbench.stages.profile", spied)
+    (tmp_path / "f.yaml").write_text(
+        "name: f\ndata: {name: synthetic, size: 24x32, options: {train: 4, val: 2, test: 2}}\n"
+        "models: [{name: segnet-basic, options: {width: 0.125}, recipe: {input: {order: rgb}}}]\n"
+        "recipe: {optimizer: {name: sgd, lr: 0.1}, batch_size: 2, iterations: 1, norm_eps: 1.0e-3}\n"
+        "score: {}\nprofile: {res: 24x32, scope: model+input}\n"
+    )
+    assert segbench("run", tmp_path / "f.yaml") == 1  # the profile that fails above
+    assert fed == ["rgb"]
+    prepared = prepare(load(tmp_path / "f.yaml")[1], torch.device("cpu"))
+    model = network(prepared.runs[0], prepared)
+    assert model.input.order == "rgb" and model.encoder[0].conv1.bn.eps == 1e-3  # type: ignore[union-attr, index]
 
 
 def test_weights_from_elsewhere_are_scored_as_they_are(tmp_path: Path, segbench: Command) -> None:

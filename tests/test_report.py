@@ -12,15 +12,15 @@ from segbench.scoring import Counts
 from segbench.store.files import Results
 from segbench.store.record import Evaluation, Record
 
-RECIPE = {
-    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+RECIPE: dict[str, Any] = {
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
     "batch_size": 2,
     "iterations": 5,
     "class_weights": "natural",
     "select_by": "mean_iou",
     "validate_every": 5,
 }
-MACHINE = {
+MACHINE: dict[str, Any] = {
     "device": "Abacus",
     "threads": 1,
     "segbench": "0",
@@ -73,7 +73,8 @@ def test_scores_are_those_worked_by_hand(tmp_path: Path) -> None:
     assert cells["BF"] == f"{100 * 2 * 5 / 18:.2f}"
     text = " ".join(table.notes)
     for words in ("by hand; test split, 1 images scored at 10x10, 2 classes", "one-to-one", "0.75 % of the diagonal",
-                  "Abacus", "c0ffee", "2026-01-01", "Seeds: 0 alone", "sgd, rate 0.1 and momentum 0.9"):  # fmt: skip
+                  "Abacus", "c0ffee", "2026-01-01", "Seeds: 0 alone",
+                  "sgd, rate 0.1 and momentum 0.9, weight decay 0.0005, batch 2"):  # fmt: skip
         assert words in text, text
     assert not any(cost in table.columns for cost in ("Fwd ms", "Train MiB"))
 
@@ -129,6 +130,141 @@ def test_each_row_says_how_many_seeds_it_averages(tmp_path: Path) -> None:
         ["B", "seed 1 failed: E", "n/a"],
     ]
     assert row_of(table, 0)["G"] == f"{G * 100:.2f} ± 0.00"
+
+
+def notes_of(root: Path) -> list[str]:
+    return tables.summary(tables.read([root])).notes
+
+
+def run_of(label: str, **changes: Any) -> dict[str, Any]:
+    score = {"at": ["best"], "boundary": None}
+    return {"suite": "hand", "label": label, "model": label, "seed": 0, "recipe": RECIPE, "score": score} | changes
+
+
+def test_the_words_of_a_recipe_that_is_not_the_default(tmp_path: Path) -> None:
+    recipe = RECIPE | {
+        "optimizer": {"name": "adamw", "lr": 0.1, "betas": [0.9, 0.98], "weight_decay": 0.0},
+        "loss_normaliser": "none",
+        "multipliers": "none",
+        "norm_statistics": "training-set",
+        "norm_eps": 1e-9,
+        "input": {"order": "bgr", "scale": None, "local_normalisation": "none"},
+    }
+    weights = "/home/somebody/vgg16_bn.pth"
+    make(tmp_path, "A", run=run_of("A", recipe=recipe, weights=weights, options={"bias": True}))
+    assert (
+        "Training: adamw, rate 0.1 and betas 0.9, 0.98, weight decay 0, batch 2, 5 iterations, natural class weights, "
+        "loss summed over the batch, one rate and decay for all weights, batch-norm statistics of the training set, "
+        "batch-norm epsilon 1e-09, input with order bgr, local_normalisation none; best by validation mean iou; "
+        "from weights vgg16_bn.pth."
+    ) in notes_of(tmp_path)
+    assert "Options of A: bias true." in notes_of(tmp_path)
+    text = " ".join(notes_of(tmp_path))
+    assert "somebody" not in text
+
+
+def test_defaults_go_unsaid(tmp_path: Path) -> None:
+    recipe = RECIPE | {"loss_normaliser": "valid-pixels", "multipliers": "model", "norm_statistics": "running"}
+    recipe |= {"norm_eps": None, "input": None}
+    make(tmp_path, "A", run=run_of("A", recipe=recipe, weights=None, options={}))
+    make(tmp_path, "B", run=run_of("B"))
+    lines = [note for note in notes_of(tmp_path) if note.startswith(("Training", "No training", "Options", "Labels"))]
+    assert lines == [
+        "Training: sgd, rate 0.1 and momentum 0.9, weight decay 0.0005, batch 2, 5 iterations, natural class weights; "
+        "best by validation mean iou."
+    ]
+
+
+def test_what_a_row_that_was_not_trained_is_made_of(tmp_path: Path) -> None:
+    fed = {"scale": 0.5, "mean": [1.0, 2.0, 3.0], "std": None}
+    given = Evaluation("given", None, "test", 1, "10x10", "counts-best.npz", environment=MACHINE)
+    make(tmp_path, "A", run=run_of("A", recipe=None, weights="a/b.pt", input=fed), evaluations=[given])
+    make(tmp_path, "B", run=run_of("B", recipe=None, weights="imagenet"), evaluations=[given])
+    make(tmp_path, "C", run=run_of("C", recipe=None, score=None), evaluations=[])
+    lines = [note for note in notes_of(tmp_path) if "raining" in note]
+    assert lines == [
+        "No training of A: weights b.pt, input with scale 0.5, mean [1.0, 2.0, 3.0].",
+        "No training of B: weights imagenet.",
+    ]
+
+
+def test_how_labels_were_made_and_how_sure_they_are(tmp_path: Path) -> None:
+    sampled = {"name": "monte-carlo", "samples": 50}
+    crf = {"name": "dense-crf", "iterations": 10, "bilateral_weight": 5, "bilateral_xy_std_px": 50,
+           "bilateral_rgb_std": 10, "gaussian_weight": 3, "gaussian_xy_std_px": 3}  # fmt: skip
+    for seed, unsure in ((0, 0.01), (1, 0.02)):
+        found = Evaluation("best", 5, "test", 1, "10x10", "counts-best.npz", uncertainty=unsure, environment=MACHINE)
+        make(tmp_path, "A", seed, run=run_of("A", seed=seed, inference=sampled), evaluations=[found])
+    make(tmp_path, "B", run=run_of("B", inference=crf))
+    last = Evaluation("5", 5, "test", 1, "10x10", "counts-best.npz", environment=MACHINE)
+    make(tmp_path, "C", run=run_of("C", inference=crf), evaluations=[last])
+    make(tmp_path, "D", run=run_of("D", inference={"name": "plain"}))
+    lines = [note for note in notes_of(tmp_path) if note.startswith(("Labels", "Uncertainty"))]
+    chosen = "; the best checkpoint was chosen by the largest logit."
+    filtered = (
+        "dense CRF after the network, 10 iterations, bilateral weight 5 (50 px, 10 of 255), Gaussian weight 3 (3 px); "
+        "costs are of the network alone"
+    )
+    assert lines == [
+        f"Labels of A: the largest mean softmax of 50 passes with dropout; costs are of one pass{chosen}",
+        f"Labels of B: {filtered}{chosen}",
+        f"Labels of C: {filtered}.",
+        "Uncertainty: mean variance of the softmax over passes, classes and pixels (void pixels included): "
+        "A at best 0.015.",
+    ]
+
+
+LATER: dict[str, Any] = {
+    "loss_normaliser": "valid-pixels",
+    "norm_statistics": "running",
+    "norm_eps": None,
+    "input": None,
+}
+
+
+def test_a_newer_record_of_the_same_settings_is_told_apart_by_where_it_comes_from(tmp_path: Path) -> None:
+    profile = {"res": "10x10"}
+    make(tmp_path, "A", keys={"data": {}, "group": "1"}, run=run_of("A", profile=profile), id="1")
+    newer = {"inference": {"name": "plain"}, "input": None, "profile": profile | {"scope": "model"}}
+    newer = run_of("A", recipe=RECIPE | LATER, **newer)
+    cases: dict[str, dict[str, Any]] = {
+        "test data abcdef01": {"keys": {"data": {"test": "abcdef0123"}, "group": "2"}},
+        "commit dead+": {"environment": MACHINE | {"commit": "dead+"}, "keys": {"data": {}, "group": "2"}},
+        "2026-03-01": {"created": "2026-03-01T00:00:00Z", "keys": {"data": {}, "group": "2"}},
+        "2": {"keys": {"data": {}, "group": "2"}},
+    }
+    olds = ["test data none", "commit c0ffee", "2026-01-01", "1"]
+    for number, ((words, changes), old) in enumerate(zip(cases.items(), olds, strict=True)):
+        folder = tmp_path / str(number)
+        make(folder, "A", run=newer, id="2", **changes)
+        kept = tables.read([tmp_path / "hand", folder])
+        assert list(tables.row_labels(kept).values()) == [f"A ({old})", f"A ({words})"]
+
+
+def test_rows_of_one_label_are_told_apart_by_what_differs_alone(tmp_path: Path) -> None:
+    fed = {"order": "bgr", "scale": None}
+    runs = [
+        run_of("A"),
+        run_of("A", inference={"name": "monte-carlo", "samples": 8}),
+        run_of("A", recipe=RECIPE | LATER | {"loss_normaliser": "none", "input": fed}, input=fed),
+        run_of("A", recipe=None, weights="imagenet"),
+    ]
+    for index, run in enumerate(runs):
+        make(tmp_path, "A", run=run, id=str(index), keys={"data": {}, "group": str(index)})
+    labels = list(tables.row_labels(tables.read([tmp_path])).values())
+    assert labels == [
+        "A (loss_normaliser valid-pixels, inference plain)",
+        "A (loss_normaliser valid-pixels, inference monte-carlo, samples 8)",
+        "A (loss_normaliser none, inference plain, order bgr)",
+        "A (inference plain, recipe none, weights imagenet)",
+    ]
+    lines = [note for note in notes_of(tmp_path) if note.startswith(("Labels", "Training", "No training"))]
+    assert [line.split(":")[0] for line in lines] == [
+        f"Training of {labels[0]}, {labels[1]}",
+        f"Training of {labels[2]}",
+        f"No training of {labels[3]}",
+        f"Labels of {labels[1]}",
+    ]
 
 
 def row_of(table: Table, index: int) -> dict[str, str]:

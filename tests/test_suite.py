@@ -189,6 +189,31 @@ def test_validation_data_is_in_the_key_only_where_it_is_used(tmp_path: Path) -> 
     assert keys_of(tmp_path, text).train == keys_of(tmp_path, text, {**DATA, "val": "z"}).train
 
 
+def test_what_a_network_is_fed_is_in_the_keys_of_what_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"x")
+    scored = GOOD.replace("  - segnet-basic", "  - {name: segnet-basic, weights: w.safetensors, train: false%s}")
+    fed = ", recipe: {input: {order: rgb}}"
+    plain, other = keys_of(tmp_path, scored.replace("%s", "")), keys_of(tmp_path, scored.replace("%s", fed))
+    assert plain.evaluate != other.evaluate and plain.group != other.group
+    assert plain.profile == other.profile  # without the scope model+input a profile starts behind the input
+    assert keys_of(tmp_path, scored.replace("%s", ", recipe: {input: {}}")) == plain
+    costs = "name: p\nmodels: [{name: segnet, train: false%s}]\nprofile: {res: 45x60, scope: model+input}\n"
+    assert keys_of(tmp_path, costs % "").profile != keys_of(tmp_path, costs % fed).profile
+    trained = GOOD.replace("\nrecipe:", "\nrecipe:\n  input: {order: rgb}", 1)
+    assert keys_of(tmp_path, trained).train != keys_of(tmp_path).train
+    assert keys_of(tmp_path, GOOD.replace("\nrecipe:", "\nrecipe:\n  input: {}", 1)) == keys_of(tmp_path)
+
+
+def test_weights_and_code_are_in_the_keys(tmp_path: Path) -> None:
+    _, runs = load(write(tmp_path, GOOD))
+    found = [
+        resolve_keys(runs[0], DATA, given, {"device": "x"})
+        for given in (Given(), Given(weights="w"), Given(code="c"), Given(code="d"))
+    ]
+    assert len({k.train for k in found}) == len({k.group for k in found}) == 4
+    assert [k.profile == found[0].profile for k in found] == [True, True, False, False]
+
+
 def test_a_shared_training_keeps_what_any_run_needs(tmp_path: Path) -> None:
     text = GOOD.replace("[10, last, best]", "[5, 10, best]")
     _, runs = load(write(tmp_path, text))
@@ -207,5 +232,9 @@ def test_profile_only_and_given_weights(tmp_path: Path) -> None:
     assert runs[0].checkpoints == ("given",) and runs[0].seed is None and runs[0].weights == str(weights)
     with pytest.raises(SettingError, match="no file"):
         load(write(tmp_path, given.replace("w.safetensors", "v.safetensors")))
+    with pytest.raises(SettingError, match="leaves nothing for a recipe to set but `input`"):
+        load(write(tmp_path, given.replace("train: false", "train: false, recipe: {batch_size: 2}")))
+    with pytest.raises(SettingError, match=r"input.*order.*not one of rgb, bgr"):
+        load(write(tmp_path, given.replace("train: false", "train: false, recipe: {input: {order: rbg}}")))
     with pytest.raises(SettingError, match="needs `weights: FILE`"):
         load(write(tmp_path, given.replace("weights: w.safetensors, ", "")))

@@ -44,7 +44,7 @@ conv_u0b-c 390x390 73,792 11.214
 conv_u0c-d 388x388 36,928 5.550
 conv_u0d-score 388x388 130 0.019
 """
-FORMS = [{}, {"form": "released"}, {"padding": "valid"}, {"form": "released", "padding": "valid"}]
+FORMS = [{}, {"form": "released"}, {"padding": "same"}, {"form": "released", "padding": "same"}]
 
 
 def on_meta(num_classes: int, **options: Any) -> UNet:
@@ -106,7 +106,7 @@ def test_totals(num_classes: int, padding: Any, size: tuple[int, int], parameter
 def test_any_size_fits_and_comes_out(options: dict[str, Any], size: tuple[int, int]) -> None:
     layers, output = layers_run(on_meta(11, **options), empty(*size))
     fed = {layer.path: layer.fed for layer in layers}
-    if options.get("padding") == "valid":
+    if options.get("padding", "valid") == "valid":
         # The least 16k + 60 of which 184 pixels can be lost and the image is left.
         tile = tuple(next(s for s in range(188, 900, 16) if s - 184 >= side) for side in size)
         assert fed["down.0.0.conv"] == tile

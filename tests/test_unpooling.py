@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segbench.models import unpooling
-from segbench.models.unpooling import Form, pool_with_places, unpool
+from segbench.models.unpooling import Packing, pool_with_places, unpool
 
-FORMS: tuple[Form, ...] = ("byte", "two-bit")
+FORMS: tuple[Packing, ...] = ("byte", "two-bit")
 forms = pytest.mark.parametrize("form", FORMS)
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 NAN, INF = math.nan, math.inf
@@ -45,7 +45,7 @@ def pytorchs(features: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     return pooled, F.max_unpool2d(pooled * factor, indices, 2, output_size=features.shape[-2:])
 
 
-def ours(features: Tensor, factor: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+def ours(features: Tensor, factor: Tensor, form: Packing) -> tuple[Tensor, Tensor]:
     pooled, places = pool_with_places(features, form)
     return pooled, unpool(pooled * factor, places, features.shape[-2:])
 
@@ -54,7 +54,7 @@ def same(found: Tensor, expected: Tensor) -> bool:
     return torch.equal(found.isnan(), expected.isnan()) and torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
 
 
-def assert_pytorchs(features: Tensor, form: Form) -> None:
+def assert_pytorchs(features: Tensor, form: Packing) -> None:
     """Outputs, gradients and layout are those of F, bit for bit."""
     factor = torch.rand(*features.shape[:2], 1, 1).to(features) + 1
     results = []
@@ -77,7 +77,7 @@ def with_ties(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @forms
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (2, 2), (7, 9), (8, 6)])
-def test_a_slow_loop_over_caffes_rule_agrees(size: tuple[int, int], form: Form) -> None:
+def test_a_slow_loop_over_caffes_rule_agrees(size: tuple[int, int], form: Packing) -> None:
     features = with_ties(2, 5, *size)
     pooled, restored = ours(features, torch.ones(()), form)
     expected = [caffe(plane) for plane in features.flatten(0, 1)]
@@ -90,19 +90,19 @@ def test_a_slow_loop_over_caffes_rule_agrees(size: tuple[int, int], form: Form) 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 6, 7, 9), (1, 1, 4, 5), (3, 8, 1, 1), (0, 4, 6, 6)])
 def test_outputs_and_gradients_are_pytorchs(
-    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, form: Form
+    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, form: Packing
 ) -> None:
     assert_pytorchs(with_ties(*shape, dtype=dtype).to(memory_format=layout), form)
 
 
 @forms
-def test_planes_that_fill_several_slabs(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planes_that_fill_several_slabs(form: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpooling, "SLAB", 50)
     assert_pytorchs(with_ties(2, 7, 9, 11), form)
 
 
 @forms
-def test_nan_is_the_largest_and_minus_infinity_a_value(form: Form) -> None:
+def test_nan_is_the_largest_and_minus_infinity_a_value(form: Packing) -> None:
     windows = [[NAN, 1, 2, 3], [1, NAN, NAN, 3], [-INF, -INF, -INF, -INF], [-INF, -5, -INF, -5], [INF, NAN, INF, 0]]
     features = torch.tensor(windows).reshape(1, 5, 2, 2)
     assert_pytorchs(features, form)
@@ -111,14 +111,14 @@ def test_nan_is_the_largest_and_minus_infinity_a_value(form: Form) -> None:
 
 
 @forms
-def test_gradients_are_those_of_finite_differences(form: Form) -> None:
+def test_gradients_are_those_of_finite_differences(form: Packing) -> None:
     # Distinct values, far apart: no step changes which is the largest.
     features = torch.randperm(2 * 3 * 5).double().reshape(1, 2, 3, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ours(x, torch.ones(()), form), features)
 
 
 @forms
-def test_a_second_derivative_raises(form: Form) -> None:
+def test_a_second_derivative_raises(form: Packing) -> None:
     features = with_ties(1, 2, 4, 4).requires_grad_()
     _, restored = ours(features, torch.ones(()), form)
     (gradient,) = torch.autograd.grad(restored.square().sum(), features, create_graph=True)
@@ -164,7 +164,7 @@ def test_what_is_kept_for_the_way_back() -> None:
     windows = 2 * 8 * 23 * 15
     one = torch.ones(())
 
-    def both(form: Form) -> Callable[[Tensor], Tensor]:
+    def both(form: Packing) -> Callable[[Tensor], Tensor]:
         def function(x: Tensor) -> Tensor:
             pooled, places = pool_with_places(x, form)
             return unpool(pooled, places, (45, 30))
@@ -197,7 +197,7 @@ def test_what_does_not_belong_together_is_refused(
 
 
 class Toy(nn.Module):
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Packing) -> None:
         super().__init__()
         self.first, self.last, self.form = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1), form
 
@@ -218,7 +218,7 @@ def _deterministic() -> Iterator[None]:
 
 @forms
 @pytest.mark.usefixtures("_deterministic")
-def test_deterministic_mode(form: Form) -> None:
+def test_deterministic_mode(form: Packing) -> None:
     images = torch.randn(1, 3, 10, 13)
     Toy(form)(images).sum().backward()
     with pytest.raises(RuntimeError, match="deterministic"):
@@ -226,7 +226,7 @@ def test_deterministic_mode(form: Form) -> None:
 
 
 @forms
-def test_inference_mode_and_no_device(form: Form) -> None:
+def test_inference_mode_and_no_device(form: Packing) -> None:
     toy, images = Toy(form), torch.randn(1, 3, 10, 13)
     with torch.inference_mode():
         assert torch.equal(toy(images), toy(images))

@@ -17,7 +17,8 @@ def export(
     classes: Classes = 11,
     option: Option = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Weights of the model; without them it is as initialised.")
+        str | None,
+        typer.Option(metavar="FILE", help="The model's own weights, all of them; without, it is as initialised."),
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -26,10 +27,12 @@ def export(
     The network alone, in evaluation mode: float images [n, 3, height, width], as the model's `input` makes them, to
     logits [n, classes, height, width].
     """
-    from segbench.errors import SettingError
+    from segbench.errors import ModelError, SettingError
 
     if output.suffix not in SUFFIXES:
         raise SettingError(f"{output}: ends in none of {', '.join(SUFFIXES)}; name a file that does")
+    if output.is_dir():
+        raise SettingError(f"{output}: is a folder; name a file")
     if not output.parent.is_dir():
         raise SettingError(f"{output}: there is no folder {output.parent}; make it first")
     check_model_name(model, allow_code)
@@ -43,8 +46,8 @@ def export(
 
     torch.manual_seed(0)
     network = build(model, classes, options, size)
-    if weights:
-        load_weights(network, weights)
+    if weights and load_weights(network, weights).left:
+        raise ModelError(f"{weights} holds VGG16's weights, which only begin a training; give the network's own")
     if output.suffix == ".onnx":
         export_onnx(network, size, output)
     else:

@@ -58,8 +58,8 @@ def costs_table(rows: list[dict[str, Any]], classes: int) -> Any:
         f"{classes} classes, one image; MB: 10^6 bytes at 4 bytes a parameter; a multiply-add is one MAC.",
         "Trained: parameters that take gradients; fixed deconvolutions are stored and not trained.",
     ]
-    uncounted = sorted({operator for row in rows for operator in row["uncounted"]})
-    notes += [f"MACs leave out {', '.join(uncounted)}."] if uncounted else []
+    left_out = "normalisation, activations, pooling, unpooling, resizing and sums (--json names the operators)"
+    notes += [f"MACs leave out {left_out}."] if any(row["uncounted"] for row in rows) else []
     notes += [f"{row['name']}: {note}." for row in rows if row["macs"] is None for note in row["notes"]]
     columns = ["Name", "Options", "At", "Parameters", "Trained", "MB", "GMAC"]
     return Table("Costs of models", columns, cells, notes, left=3)

@@ -1,15 +1,16 @@
 """How label maps are made with a trained network. Settings alone: no torch here.
 
 The largest logit is the rule ("plain"). Bayesian SegNet averages over dropout, and DeepLab-LargeFOV is refined by a
-dense CRF; both come after the same training, so runs that differ in them alone share it.
+dense CRF; both come after the same training, so runs that differ in them alone share it, and the best checkpoint is
+always chosen by the largest logit.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from segbench.engine.dense_crf import DenseCrf
-from segbench.spec import Spec
+from segbench.spec import Spec, name_alone
 
 
 class Plain(Spec):
@@ -27,11 +28,6 @@ class MonteCarlo(Spec):
 
     name: Literal["monte-carlo"]
     samples: Annotated[int, Field(ge=2, le=1000)]
-
-
-def name_alone(value: Any) -> Any:
-    """`inference: plain` is short for `inference: {name: plain}`."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 Inference = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from segbench.models.input_spec import InputSpec
+from segbench.models.input_spec import OwnInput
 from segbench.spec import Spec
 
 TRAIN_VERSION = 1
@@ -66,7 +66,9 @@ class Recipe(Spec):
     """What batch normalisation uses outside training: PyTorch's running averages, or those of one pass over the
     training set, as caffe-segnet has them (`batchnorm.py`); the pass comes before each validation and each checkpoint
     that is kept."""
-    input: InputSpec | None = None
+    norm_eps: Rate | None = None
+    """What batch normalisation adds to a variance: caffe-segnet's is 1e-9; None leaves the network's own, 1e-5."""
+    input: OwnInput = None
     """What is set here replaces what the model's paper fed it."""
 
     @model_validator(mode="after")

@@ -150,7 +150,7 @@ MODELS = Registry(
                 "segbench.models.unet:UNet",
                 "U-Net",
                 "Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597",
-                forms=(Form({}, res=(368, 480)), Form({"padding": "valid"}), Form({"form": "released"})),
+                forms=(Form({"form": "released"}), Form({"padding": "same"}, res=(368, 480))),
             ),
         ),
         (

@@ -62,7 +62,7 @@ def _checked_option(name: str, allowed: Mapping[str, Any], key: str, value: Any)
         near = did_you_mean(key, allowed)
         raise ModelError(f'model "{name}": {key} is not an option of it{near} (options: {", ".join(allowed)})')
     try:
-        return TypeAdapter(allowed[key]).validate_python(value)
+        return TypeAdapter(allowed[key]).validate_python(value, strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ModelError(f'model "{name}": option {key} is {value!r}: {reason}') from error

@@ -11,6 +11,7 @@ it is fed RGB with ImageNet's mean and deviation.
 Importing a module runs it. Whether a suite or a command may do that is not asked here but where its text is read.
 """
 
+import ast
 import hashlib
 import inspect
 import sys
@@ -53,19 +54,45 @@ def from_code(path: str, num_classes: int, /, **options: Any) -> nn.Module:
 
 
 def source_digest(path: str) -> str:
-    """Hexadecimal SHA-256 of the file of `package.module:factory`, and of the file that defines the factory if another.
+    """Hexadecimal SHA-256 of the code of `package.module:factory`: every Python file of its package, or, where the
+    module stands alone, its file and those beside it that it imports.
 
-    What those files import is not in it. Raises `ModelError` as `from_code` does, or where there is no file.
+    Other packages are not in it. Raises `ModelError` as `from_code` does, or where the code is in no file.
     """
     module, factory = _module(path), _factory(path)
     origin = sys.modules.get(getattr(factory, "__module__", None) or "", module)
-    files = dict.fromkeys(getattr(part, "__file__", None) for part in (module, origin))
     digest = hashlib.sha256()
-    for file in files:
-        if file is None:
-            raise ModelError(f'model "{path}": its code is in no file, so that a changed one could not be told')
-        digest.update(Path(file).read_bytes())
+    for file in sorted({file for part in (module, origin) for file in _sources(path, part)}):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(path: str, module: ModuleType) -> set[Path]:
+    """The files that a module's code may be in."""
+    top = sys.modules[module.__name__.partition(".")[0]]
+    if getattr(module, "__file__", None) is None or getattr(top, "__file__", None) is None:
+        raise ModelError(f'model "{path}": its code is in no file, so that a changed one could not be told')
+    assert module.__file__ and top.__file__
+    if hasattr(top, "__path__"):
+        return set(Path(top.__file__).parent.rglob("*.py"))
+    found, left = set[Path](), [Path(module.__file__)]
+    while left:
+        file = left.pop()
+        if file not in found:
+            found.add(file)
+            left += [beside for name in _imported(file) if (beside := file.with_name(f"{name}.py")).is_file()]
+    return found
+
+
+def _imported(file: Path) -> set[str]:
+    """Names of the modules that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def _module(path: str) -> ModuleType:

@@ -7,16 +7,16 @@ narrow in their last), then a 1x1 convolution to the classes. Batch normalisatio
 `form`:
 - "benchmark", the default: SegNet's. fc6 and fc7 have 1024 channels, as its paper says. Dropout, which it gave all its
   networks, stands where SegNet's does: after pool3, pool4, pool5 and the last ReLU of decoder blocks 5, 4 and 3.
-- "released": 4096 channels, no dropout, images of 224x224.
-`dropout` and `input_size` are the form's own unless given. `build` gives the size of the data: at 360x480 the released
-form, too, has kernels of 12x15.
+- "released": 4096 channels, no dropout, made for images of 224x224.
+`dropout`, `fc6_kernel` and `input_size` are the form's own unless given; `build` gives the size of the data.
 
 `fc6_kernel`, of fc6 and fc6-deconv:
-- "whole-map", the default: they span all of pool5, 7x7 at 224x224 and 12x15 at 360x480. The network fits images of
-  `input_size` alone, and VGG16's fc6 fits it at 224x224 alone. The benchmark's 877 MB (its Table 6) leave no other
-  size than 12x15 at 1024 channels.
-- "7x7": as in the release, at any size of 193x193 or more: fc6 is a convolution that slides over pool5, and fc6-deconv
-  brings its map back to pool5's size. `input_size` plays no part. At 1024 channels this is 328 MB.
+- "whole-map", the benchmark's: they span all of pool5, 12x15 at 360x480. The network fits images of `input_size`
+  alone, and VGG16's fc6 fits it at 224x224 alone. The benchmark's 877 MB (its Table 6) leave no other size than 12x15
+  at 1024 channels.
+- "7x7", the release's: all of pool5 at 224x224; at other sizes, of 193x193 or more, fc6 is a convolution that slides
+  over pool5, and fc6-deconv brings its map back to pool5's size. `input_size` plays no part. At 1024 channels this is
+  328 MB.
 
 The shifts of batch normalisation decay as the weights do, for the release sets nothing else; `shift_decay=False`
 exempts them, as SegNet's file does. `places`: as in segnet.py.
@@ -46,11 +46,12 @@ from segbench.models.layers import (
     split_parameters,
     unit,
 )
-from segbench.models.unpooling import Form, pool_with_places, unpool
+from segbench.models.unpooling import Packing, pool_with_places, unpool
 from segbench.spec import Size, write_size
 
 FC_CHANNELS = {"benchmark": 1024, "released": 4096}
 DROPOUT = {"benchmark": 0.5, "released": 0.0}
+FC6_KERNEL = {"benchmark": "whole-map", "released": "7x7"}
 INPUT_SIZE = {"benchmark": (360, 480), "released": (224, 224)}
 FIRST_DROPPED = 3
 # pool5 of any smaller image has less than the seven rows that a 7x7 kernel needs.
@@ -70,14 +71,14 @@ class DeconvNet(nn.Module):
         width: Multiplier = 1.0,
         dropout: Probability | None = None,
         input_size: Size | None = None,
-        fc6_kernel: Literal["whole-map", "7x7"] = "whole-map",
+        fc6_kernel: Literal["whole-map", "7x7"] | None = None,
         shift_decay: bool = True,
-        places: Form = "two-bit",
+        places: Packing = "two-bit",
     ) -> None:
         super().__init__()
         self.places = places
         self.input_size = input_size or INPUT_SIZE[form]
-        self.sliding = fc6_kernel == "7x7"
+        self.sliding = (fc6_kernel or FC6_KERNEL[form]) == "7x7"
         self.shift_decay = shift_decay
         dropout = DROPOUT[form] if dropout is None else dropout
         kernel = (7, 7) if self.sliding else pool5_size(self.input_size)

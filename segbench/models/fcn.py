@@ -17,8 +17,8 @@ so that it trains without FCN-32s and FCN-16s before it. That is for features of
 Score layers start at zero as in the reference: above normalised features they learn from the first step, and the rest
 from the second. Batch normalisation after each of the 15 convolutions below the scores is of SegNet's benchmark, the
 default here; the papers and both releases have none (`batch_norm=False`). Its shifts do not decay, as in SegNet;
-`shift_decay` decays them. Which FCN the benchmark used, with which padding, is not stated; of its model sizes, 539 MB
-is that of FCN-8s with 37 classes.
+`shift_decay` decays them. Which FCN the benchmark used, with which padding, is not stated; the 539 MB of its table fit
+FCN-8s with 37 classes, as the sizes of its other networks do, but FCN-32s with 11 as well.
 
 Input: BGR minus the reference's means.
 

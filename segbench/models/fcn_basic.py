@@ -20,9 +20,10 @@ Departures: the networks were never released, so these are choices.
   stands behind.
 - `gain`: their bilinear start is divided by 4, so that constants stay constants ("one"); FCN's own 8x8 kernel, at
   stride 2, multiplies the scores by 4 at each layer, by 256 in all ("fcn").
-- `deconvolution_rate`: the deconvolutions learn at a tenth of the rate. A chain of linear layers without normalisation,
-  they multiply each other's gradients, and at the paper's 0.1 with momentum 0.9 training diverges for most seeds. The
-  paper states one rate for all its variants: `deconvolution_rate=1`, or a recipe with `multipliers: none`.
+- `deconvolution_rate`: the deconvolutions of all four learn at a tenth of the rate. At the paper's 0.1 with momentum
+  0.9, linear layers without normalisation, they diverge within a few steps for most seeds in three of the four;
+  NoAddition alone does not need it. The paper states one rate for all its variants: `deconvolution_rate=1`, or a recipe
+  with `multipliers: none`. With `decoder_batch_norm` the full rate does not diverge either.
 """
 
 from typing import Any, Literal
@@ -101,10 +102,7 @@ class FCNBasic(nn.Module):
         return self.classifier(maps)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """As SegNet-Basic: biases, where there are any, at twice the rate without decay; shifts decay.
-
-        Departure: the deconvolutions at a tenth of the rate.
-        """
+        """As SegNet-Basic: biases, where there are any, at twice the rate without decay; deconvolutions at theirs."""
         rates = {f"deconvolutions.{level}": self.deconvolution_rate for level in range(len(self.deconvolutions))}
         return split_parameters(self, shift_decay=float(self.shift_decay), rates=rates)
 

@@ -6,7 +6,7 @@ order and after `scale`, as everywhere.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from segbench.spec import Spec
 
@@ -23,3 +23,11 @@ class InputSpec(Spec):
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
     std: tuple[Positive, Positive, Positive] | None = None
     local_normalisation: LocalNormalisation | None = None
+
+
+def _nothing_set_is_none(spec: InputSpec | None) -> InputSpec | None:
+    return None if spec == InputSpec() else spec
+
+
+OwnInput = Annotated[InputSpec | None, AfterValidator(_nothing_set_is_none)]
+"""The setting `input`; one that sets nothing is None, so that it makes no key of its own."""

@@ -34,11 +34,13 @@ class BatchNorm(nn.BatchNorm2d):
     One value is its own mean, so what is left is the shift; PyTorch raises instead, and DeconvNet's 1x1 maps at batch
     size 1 could not be trained. The running statistics stay as they are then: one value tells no variance.
 
-    Departures: eps is PyTorch's 1e-5, not Caffe's 1e-9, which in float32 blows up channels that are almost constant.
+    Departures: eps is PyTorch's 1e-5, not Caffe's 1e-9, which in float32 blows up channels that are almost constant (a
+    recipe's `norm_eps` sets it).
     Running statistics are kept, where Caffe has none and averages over the training set afterwards.
     """
 
-    # The released training files start the shift just above zero, so that a ReLU on an all-constant map is alive.
+    # segnet_train, both segnet_basic files and DeconvNet's start the shift just above zero, so that a ReLU on an
+    # all-constant map is alive; bayesian_segnet_train and train_segnet_sun start it at zero (`shifts_started_at`).
     INITIAL_SHIFT = 0.001
 
     def reset_parameters(self) -> None:
@@ -51,6 +53,20 @@ class BatchNorm(nn.BatchNorm2d):
         # Written out, so that the scale and what lies below still receive their (zero) gradients.
         deviation = input - input.mean(dim=(0, 2, 3), keepdim=True)
         return (deviation * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(input.dtype)
+
+
+def use_norm_eps(model: nn.Module, eps: float) -> None:
+    """What every batch normalisation in the model adds to a variance, also those of other libraries' networks."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eps = eps
+
+
+def shifts_started_at(model: nn.Module, shift: float) -> None:
+    """Every shift of batch normalisation in the model at one value."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            nn.init.constant_(module.bias, shift)
 
 
 def unit(convolution: Convolution, *, batch_norm: bool = True, relu: bool = True) -> nn.Sequential:

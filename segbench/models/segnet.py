@@ -19,8 +19,9 @@ The paper's words (local contrast normalisation) are about its decoder study; a 
 
 `void_logit` adds an output for void, which the loss ignores and the softmax does not: the released SUN RGB-D file has
 38 outputs for 37 classes. `places` is how the places of maxima are kept (unpooling.py): in the two bits a window that
-the paper counts, or in a byte; the results are the same. The shifts of batch normalisation do not decay, as in the
-file; `shift_decay` decays them.
+the paper counts, or in a byte; the results are the same. The shifts of batch normalisation start at 0.001, as in
+`segnet_train.prototxt`; in the SUN RGB-D and Bayesian files at 0 (`initial_shift`). They do not decay in any of them;
+`shift_decay` decays them.
 
 Departures: the encoder starts from He's initialisation, not VGG16's weights, unless a suite says `weights: imagenet`.
 `BatchNorm` in layers.py states those of normalisation. The released weights for CamVid of Bayesian SegNet have one
@@ -36,14 +37,16 @@ from torch import Tensor, nn
 from segbench.models import vgg
 from segbench.models.input import RAW_BGR
 from segbench.models.layers import (
+    BatchNorm,
     Multiplier,
     Probability,
     he_initialised,
     scaled,
+    shifts_started_at,
     split_parameters,
     unit,
 )
-from segbench.models.unpooling import Form, pool_with_places, unpool
+from segbench.models.unpooling import Packing, pool_with_places, unpool
 
 Dropped = Literal["central", "pascal"]
 # Numbers of the blocks whose output, pooled map or decoder's output is dropped.
@@ -65,8 +68,9 @@ class SegNet(nn.Module):
         dropout: Probability = 0.5,
         places_of_dropout: Dropped = "central",
         void_logit: bool = False,
+        initial_shift: float = BatchNorm.INITIAL_SHIFT,
         shift_decay: bool = False,
-        places: Form = "two-bit",
+        places: Packing = "two-bit",
     ) -> None:
         super().__init__()
         self.places = places
@@ -80,6 +84,7 @@ class SegNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv1_1_D = nn.Conv2d(scaled(64, width), num_classes + void_logit, 3, padding=1)
         he_initialised(self)
+        shifts_started_at(self, initial_shift)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n outputs h w"]:
         features, pooled = images, []

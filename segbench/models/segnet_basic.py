@@ -39,7 +39,7 @@ from segbench.models.layers import (
     split_parameters,
     unit,
 )
-from segbench.models.unpooling import Form, pool_with_places, unpool
+from segbench.models.unpooling import Packing, pool_with_places, unpool
 
 CHANNELS = 64
 LOCALLY_NORMALISED_BGR = Input(order="bgr", local_normalisation="lrn")
@@ -74,7 +74,7 @@ class SegNetBasic(nn.Module):
         single_channel: bool = False,
         dropout: Probability = 0.0,
         shift_decay: bool = True,
-        places: Form = "two-bit",
+        places: Packing = "two-bit",
     ) -> None:
         super().__init__()
         self.places = places

@@ -9,14 +9,17 @@ follows the last convolution of the 512-channel level (so its skip drops as well
 follows an up-convolution. "released", as the authors' file `phseg_v5`: the last goes from 128 to 128, and a ReLU
 follows each.
 
-`padding="valid"` is the network of both: convolutions shrink the map by 184 pixels in all, so the image is extended by
-mirroring (the paper's overlap-tile), to the smallest size 16k + 60 whose output covers it, and the output is cropped.
-`padding="same"`, the default, pads each convolution with zeros: any size fits, at about three quarters of the work.
+`padding="valid"`, the default, is the network of both: convolutions shrink the map by 184 pixels in all, so the image
+is extended by mirroring (the paper's overlap-tile), to the smallest size 16k + 60 whose output covers it, and the
+output is cropped.
+`padding="same"` pads each convolution with zeros, as most of today's copies do: any size fits as well, at about three
+quarters of the work.
 
 Input: RGB, 0 to 1. The paper's images are single-channel and its scaling is not stated.
 
 Initialisation: the paper's, N(0, 2 / fan-in), biases zero; the fan-in of an up-convolution is counted as Caffe does, 4
-times its outputs. All layers learn at one rate: neither the paper nor what is known of the release says otherwise.
+times its outputs. All layers learn at one rate: the paper says nothing else. A file derived from the release learns
+biases at twice the rate without decay; whether the release did is not known.
 
 Departures: three input channels; the zero padding of "same", where poolings round up and the upsampled map is cropped
 to its skip; mirroring does not repeat the border pixel. No batch normalisation, as in 2015.
@@ -37,7 +40,7 @@ VALID_MARGIN = 92
 
 
 class UNet(nn.Module):
-    """K=11: 31,032,395 parameters, released 31,102,091; 129.939 GMAC at 368x480, 176.137 at 360x480 when valid."""
+    """K=11: 31,032,395 parameters, released 31,102,091; 176.137 GMAC at 360x480, 129.939 at 368x480 when same."""
 
     input = Input(scale=1 / 255)
 
@@ -48,7 +51,7 @@ class UNet(nn.Module):
         width: Multiplier = 1.0,
         dropout: Probability = 0.5,
         form: Literal["paper", "released"] = "paper",
-        padding: Literal["same", "valid"] = "same",
+        padding: Literal["same", "valid"] = "valid",
     ) -> None:
         super().__init__()
         self.valid = padding == "valid"

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Form = Literal["byte", "two-bit"]
+Packing = Literal["byte", "two-bit"]
 Size = Sequence[int]
 
 CHANNELS_PER_BYTE = 4
@@ -40,7 +40,7 @@ SLAB = 1 << 18
 
 
 def pool_with_places(
-    features: Float[Tensor, "n c h w"], form: Form = "two-bit"
+    features: Float[Tensor, "n c h w"], form: Packing = "two-bit"
 ) -> tuple[Float[Tensor, "n c ph pw"], UInt8[Tensor, "n codes ph pw"]]:
     """2x2 max pooling with stride 2, and the place of each maximum: `codes` is c ("byte") or c / 4, rounded up.
 
@@ -71,7 +71,7 @@ def _check(values: Tensor, places: Tensor, size: Size) -> None:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, features: Tensor, form: Packing) -> tuple[Tensor, Tensor]:
         pooled, places = _pool(features, form)
         ctx.size = features.shape[-2:]
         ctx.save_for_backward(places)
@@ -81,7 +81,9 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+        if gradient is None:  # nothing that the loss needs came from the pooled map
+            return None, None
         (places,) = ctx.saved_tensors
         return _unpool(gradient, places, ctx.size), None
 
@@ -112,7 +114,7 @@ def _kernels(tensor: Tensor) -> Any | None:
     return _triton() if tensor.is_cuda and not torch.compiler.is_compiling() else None
 
 
-def _pool(features: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+def _pool(features: Tensor, form: Packing) -> tuple[Tensor, Tensor]:
     if kernels := _kernels(features):
         return kernels.pool(features, CHANNELS_PER_BYTE if form == "two-bit" else 1)
     pooled, indices = F.max_pool2d(features, 2, 2, ceil_mode=True, return_indices=True)

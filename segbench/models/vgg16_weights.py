@@ -15,9 +15,9 @@ o = (m S / s - M) / D: the filters are multiplied by a, and the bias gains the f
 at the image's border, where the padding's zeros now stand for p = m / s instead of M / S.
 
 For values of 0..255 torchvision's filters come out some 58 times shorter, and below batch normalisation a gradient
-grows as its filters shrink: SegNet's first step at rate 0.1 was fourteen times as long as the filters that it changed.
-Normalisation takes any length away, so below it conv1_1, with its bias and running statistics, is stretched back to the
-length that it had. Without normalisation there is no such way; such a network is better fed torchvision's input, by the
+grows as its filters shrink, so that one step would be longer than the filters that it changes. Normalisation takes any
+length away, so below it conv1_1, with its bias and running statistics, is stretched back to the length that it had.
+Without normalisation there is no such way; such a network is better fed torchvision's input, by the
 recipe's `input`.
 
 Choices: DeepLab's paper says that fc6 was subsampled to 3x3 and the layers thinned to 1024 channels. Which rows and

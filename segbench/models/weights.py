@@ -4,8 +4,8 @@ A source is a file (safetensors, or a plain state dict in .pt or .pth) or the na
 (imagenet.py). Those come from torch's cache, into which they are downloaded once (528 MB).
 
 A file in the layout of torchvision's `vgg16` or `vgg16_bn` is taken as trained on torchvision's ImageNet input (RGB,
-0..1, standardised) unless it is called as torchvision calls one of the named. The file itself does not tell, so weights
-that others converted from Caffe begin from a wrong input.
+0..1, standardised) unless its SHA-256 is that of one of the named. The file itself does not tell, so weights that
+others converted from Caffe begin from a wrong input.
 """
 
 import pickle
@@ -135,12 +135,13 @@ def _cached(name: str) -> Path:
 
 
 def _checkpoint(path: Path) -> Checkpoint:
-    """What is known of a VGG16 checkpoint by its name; raises `ModelError` where the name is false."""
+    """What is known of a VGG16 checkpoint, by its bytes; raises `ModelError` where its name is false."""
+    digest = sha256(path)
     for checkpoint in CHECKPOINTS.values():
-        if path.name == checkpoint.file:
-            if not sha256(path).startswith(_digits(path.name)):
-                raise ModelError(f"{path} is not torchvision's file of that name (its SHA-256 differs); remove it")
+        if digest.startswith(_digits(checkpoint.file)):
             return checkpoint
+        if path.name == checkpoint.file:
+            raise ModelError(f"{path} is not torchvision's file of that name (its SHA-256 differs); remove it")
     return Checkpoint(path.name, trained_on=IMAGENET)
 
 

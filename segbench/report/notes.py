@@ -1,6 +1,12 @@
-"""What stands below a table of records: one line for everything that its numbers depend on, in words."""
+"""What stands below a table of records: a line for each thing that its numbers depend on, in words.
 
+A setting at its default may go unsaid, and the table's labels name what its rows differ in; the records hold it all.
+"""
+
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from statistics import fmean
 from typing import Any
 
 from segbench.profiling.usage import Usage
@@ -10,13 +16,18 @@ RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance
 LOSSES = {"weights": ", loss over the sum of weights", "none": ", loss summed over the batch"}
 
 
-def notes(done: Sequence[Record], superseded: int) -> list[str]:
-    """What a reader must know to believe a table of these records: data, convention, seeds, device, date and commit."""
+def notes(rows: Sequence[tuple[str, Record]], superseded: int) -> list[str]:
+    """What a reader must know to believe a table of these records, each with the label of its row: data, convention,
+    options, training, inference, seeds, device, date and commit."""
+    done = [record for _, record in rows]
+    options = by_words((label, plain_words(record.run.get("options"))) for label, record in rows)
     lines = [
         *distinct("Data", (data_line(r) for r in done)),
         *distinct("Scores", (line for r in done for line in score_lines(r))),
-        *training_lines(done),
-        *inference_lines(done),
+        *(f"Options of {labels}: {words}." for words, labels in options.items()),
+        *training_lines(rows),
+        *inference_lines(rows),
+        *uncertainty_lines(rows),
         *dict.fromkeys(cost_words(Usage.from_dict(r.usage)) for r in done if r.usage),
         *machine_lines(done),
     ]
@@ -38,6 +49,21 @@ def notes(done: Sequence[Record], superseded: int) -> list[str]:
 def distinct(heading: str, values: Iterable[str | None]) -> list[str]:
     """One line for each different value."""
     return [f"{heading}: {value}" for value in dict.fromkeys(v for v in values if v)]
+
+
+def by_words(said: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Pairs of a label and what is said of it -> each saying once, with the labels that it holds for."""
+    found: dict[str, dict[str, None]] = {}
+    for label, words in said:
+        if words:
+            found.setdefault(words, {})[label] = None
+    return {words: ", ".join(labels) for words, labels in found.items()}
+
+
+def plain_words(settings: dict[str, Any] | None) -> str:
+    """`bias true, padding same`: what is set of some settings."""
+    spelt = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (settings or {}).items() if v is not None}
+    return ", ".join(f"{key} {value}" for key, value in spelt.items())
 
 
 def data_line(record: Record) -> str | None:
@@ -69,53 +95,86 @@ def score_lines(record: Record) -> list[str]:
     return lines
 
 
-def training_lines(records: Sequence[Record]) -> list[str]:
-    """Each recipe once, with the labels that it trained unless it trained them all."""
-    by_recipe: dict[str, dict[str, None]] = {}
-    for record in records:
-        if record.run["recipe"]:
-            by_recipe.setdefault(recipe_words(record.run["recipe"]), {})[record.run["label"]] = None
-    if len(by_recipe) == 1:
-        return [f"Training: {words}." for words in by_recipe]
-    return [f"Training of {', '.join(labels)}: {words}." for words, labels in by_recipe.items()]
+def training_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:
+    """Each training once, with the labels that it made unless it made them all; then what others started from."""
+    trained = by_words((label, training_words(record.run)) for label, record in rows if record.run["recipe"])
+    given = by_words((label, given_words(record.run)) for label, record in rows if not record.run["recipe"])
+    if len(trained) == 1:
+        lines = [f"Training: {words}." for words in trained]
+    else:
+        lines = [f"Training of {labels}: {words}." for words, labels in trained.items()]
+    return [*lines, *(f"No training of {labels}: {words}." for words, labels in given.items())]
+
+
+def training_words(run: dict[str, Any]) -> str:
+    """A recipe and the weights that it started from."""
+    return recipe_words(run["recipe"]) + (f"; from {weights_words(run)}" if run.get("weights") else "")
+
+
+def given_words(run: dict[str, Any]) -> str:
+    """What a row that was not trained is made of; nothing where it only has the model's own input and no weights."""
+    fed = plain_words(run.get("input"))
+    return ", ".join([*([weights_words(run)] if run.get("weights") else []), *([f"input with {fed}"] if fed else [])])
+
+
+def weights_words(run: dict[str, Any]) -> str:
+    return f"weights {PurePath(run['weights']).name}"
 
 
 def recipe_words(recipe: dict[str, Any]) -> str:
     """A recipe in a line; what older records did not know stood at its default."""
-    optimizer = recipe["optimizer"]
-    momentum = f" and momentum {optimizer['momentum']:g}" if "momentum" in optimizer else ""
     chosen = f"; best by validation {recipe['select_by'].replace('_', ' ')}" if recipe["validate_every"] else ""
     loss = LOSSES.get(recipe.get("loss_normaliser", ""), "")
+    multipliers = ", one rate and decay for all weights" if recipe.get("multipliers") == "none" else ""
     norm = ", batch-norm statistics of the training set" if recipe.get("norm_statistics") == "training-set" else ""
-    fed = ", ".join(f"{key} {value}" for key, value in (recipe.get("input") or {}).items() if value is not None)
+    eps = f", batch-norm epsilon {recipe['norm_eps']:g}" if recipe.get("norm_eps") else ""
+    fed = plain_words(recipe.get("input"))
     return (
-        f"{optimizer['name']}, rate {optimizer['lr']:g}{momentum}, batch {recipe['batch_size']}, "
-        f"{recipe['iterations']} iterations, {recipe['class_weights']} class weights{loss}{norm}"
+        f"{optimizer_words(recipe['optimizer'])}, batch {recipe['batch_size']}, {recipe['iterations']} iterations, "
+        f"{recipe['class_weights']} class weights{loss}{multipliers}{norm}{eps}"
         f"{f', input with {fed}' if fed else ''}{chosen}"
     )
 
 
-def inference_lines(records: Sequence[Record]) -> list[str]:
+def optimizer_words(optimizer: dict[str, Any]) -> str:
+    momentum = f" and momentum {optimizer['momentum']:g}" if "momentum" in optimizer else ""
+    betas = f" and betas {', '.join(f'{beta:g}' for beta in optimizer['betas'])}" if "betas" in optimizer else ""
+    return f"{optimizer['name']}, rate {optimizer['lr']:g}{momentum}{betas}, weight decay {optimizer['weight_decay']:g}"
+
+
+def inference_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:
     """How labels were made where it was not by the largest logit, each way once."""
-    by_way: dict[str, dict[str, None]] = {}
-    for record in records:
-        words = inference_words(record.run.get("inference") or {"name": "plain"}) if record.evaluations else None
-        if words:
-            by_way.setdefault(words, {})[record.run["label"]] = None
-    return [f"Labels of {', '.join(labels)}: {words}." for words, labels in by_way.items()]
+    said = by_words((label, inference_words(record)) for label, record in rows if record.evaluations)
+    return [f"Labels of {labels}: {words}." for words, labels in said.items()]
 
 
-def inference_words(inference: dict[str, Any]) -> str | None:
+def inference_words(record: Record) -> str | None:
+    """None for the largest logit, by which a best checkpoint is chosen whatever made the labels that are scored."""
+    inference = record.run.get("inference") or {"name": "plain"}
+    chosen = "; the best checkpoint was chosen by the largest logit"
+    best = chosen if any(evaluation.checkpoint == "best" for evaluation in record.evaluations) else ""
     if inference["name"] == "monte-carlo":
-        return f"the largest mean softmax of {inference['samples']} passes with dropout; costs are of one pass"
+        return f"the largest mean softmax of {inference['samples']} passes with dropout; costs are of one pass{best}"
     if inference["name"] == "dense-crf":
         return (
             f"dense CRF after the network, {inference['iterations']} iterations, bilateral weight "
             f"{inference['bilateral_weight']:g} ({inference['bilateral_xy_std_px']:g} px, "
             f"{inference['bilateral_rgb_std']:g} of 255), Gaussian weight {inference['gaussian_weight']:g} "
-            f"({inference['gaussian_xy_std_px']:g} px); costs are of the network alone"
+            f"({inference['gaussian_xy_std_px']:g} px); costs are of the network alone{best}"
         )
     return None
+
+
+def uncertainty_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:
+    """The uncertainty of each row and checkpoint that has one, as the mean over seeds."""
+    found: dict[str, list[float]] = {}
+    for label, record in rows:
+        for evaluation in record.evaluations:
+            if evaluation.uncertainty is not None:
+                found.setdefault(f"{label} at {evaluation.checkpoint}", []).append(evaluation.uncertainty)
+    means = ", ".join(f"{row} {fmean(values):.3g}" for row, values in found.items())
+    over = "mean variance of the softmax over passes, classes and pixels (void pixels included)"
+    return [f"Uncertainty: {over}: {means}."] if means else []
 
 
 def cost_words(usage: Usage) -> str:

@@ -22,6 +22,14 @@ from segbench.store.files import record_folders
 from segbench.store.record import Record, read_counts, read_record
 
 SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
+SECTIONS = ("recipe", "data", "score", "profile")
+LATER = {
+    "recipe.loss_normaliser": "valid-pixels",
+    "recipe.norm_statistics": "running",
+    "profile.scope": "model",
+    "inference.name": "plain",
+}
+"""The defaults of settings that came after the first records, but for those that are null."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +58,66 @@ def group_of(record: Record) -> str:
 
 
 def row_labels(kept: Sequence[Kept]) -> dict[str, str]:
-    """The label of each group of runs; where several share one, with the settings in which they differ."""
-    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    """The label of each group of runs; where several share one, with what tells them apart."""
+    rows: dict[tuple[str, str], dict[str, Record]] = {}
     for item in kept:
-        run = {key: value for key, value in item.record.run.items() if key not in ("suite", "label", "seed")}
-        named = groups.setdefault((item.record.run["suite"], item.record.run["label"]), {})
-        named[group_of(item.record)] = flat(run)
-    several = len({suite for suite, _ in groups}) > 1
+        run = item.record.run
+        rows.setdefault((run["suite"], run["label"]), {})[group_of(item.record)] = item.record
+    several = len({suite for suite, _ in rows}) > 1
     labels = {}
-    for (suite, label), named in groups.items():
-        keys = dict.fromkeys(key for settings in named.values() for key in settings)
-        differing = [key for key in keys if len({settings.get(key) for settings in named.values()}) > 1]
-        for group, settings in named.items():
-            words = [f"{key.split('.')[-1]} {settings.get(key, 'unset')}" for key in differing]
-            inside = ", ".join([*([suite] if several else []), *(words or ["other data"] * (len(named) > 1))])
+    for (suite, label), named in rows.items():
+        for group, words in zip(named, told_apart(list(named.values())), strict=True):
+            inside = ", ".join([*([suite] if several else []), *words])
             labels[group] = f"{label} ({inside})" if inside else label
     return labels
 
 
+def told_apart(records: Sequence[Record]) -> list[list[str]]:
+    """Of each record the settings in which they differ; also where it comes from, if others have the same settings."""
+    settings = [settings_of(record.run) for record in records]
+    keys = [key for key in dict.fromkeys(k for s in settings for k in s) if differs(key, settings)]
+    words = [[f"{called(key)} {s[key]}" for key in keys if key in s] for s in settings]
+    alike = [[r for r, theirs in zip(records, words, strict=True) if theirs == own] for own in words]
+    return [own + origin(r, rs) * (len(rs) > 1) for own, r, rs in zip(words, records, alike, strict=True)]
+
+
+def differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
+    """Whether a setting has several values; those without its whole section ("none") have no part in it."""
+    return len({s.get(key) for s in settings if key in s or key.partition(".")[0] not in s}) > 1
+
+
+def called(key: str) -> str:
+    """`lr` for `recipe.optimizer.lr`, `optimizer` for `recipe.optimizer.name`."""
+    return key.removesuffix(".name").rpartition(".")[2]
+
+
+def origin(record: Record, alike: Sequence[Record]) -> list[str]:
+    """The first of data, commit and date that tells a record from the others, else its id."""
+
+    def facts(r: Record) -> list[str]:
+        data = [f"{split} data {r.keys['data'].get(split, 'none')[:8]}" for split in ("test", "train", "val")]
+        return [*data, f"commit {r.environment['commit'] or 'unknown'}", r.created[:10], r.created, r.id]
+
+    others = [facts(r) for r in alike if r is not record]
+    own = facts(record)
+    return [next((own[i] for i in range(len(own)) if all(own[i] != other[i] for other in others)), own[-1])]
+
+
+def settings_of(run: dict[str, Any]) -> dict[str, str]:
+    """What was asked, as `recipe.optimizer.lr` -> text; what an older record does not know stands at its default."""
+    # A trained run's input is its recipe's.
+    repeated = ("suite", "label", "seed", *(["input"] if run["recipe"] else []))
+    none = {section: "none" for section in SECTIONS if run.get(section) is None}
+    later = {key: value for key, value in LATER.items() if key.partition(".")[0] not in none}
+    return none | later | flat({key: value for key, value in run.items() if key not in repeated})
+
+
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as `recipe.optimizer.lr` -> text."""
+    """Nested settings as `recipe.optimizer.lr` -> text, without those that are null."""
+    if value is None:
+        return {}
     if not isinstance(value, dict):
-        return {prefix: json.dumps(value)}
+        return {prefix: value if isinstance(value, str) else json.dumps(value)}
     parts = (flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items())
     return {key: text for part in parts for key, text in part.items()}
 
@@ -167,7 +213,7 @@ def summary(kept: Sequence[Kept]) -> Table:
             words = f"failed: {item.record.reason}" if seed is None else f"seed {seed} failed: {item.record.reason}"
             rows.append([labels[group_of(item.record)], words, *["n/a"] * (len(columns) - 2)])
     title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
-    done = [item.record for item in shown if item.record.status == "done"]
+    done = [(labels[group_of(item.record)], item.record) for item in shown if item.record.status == "done"]
     return Table(title, columns, rows, notes(done, len(kept) - len(shown)))
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import segbench
 
-LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scipy", "numba", "pillow")
+LIBRARIES = (
+    *("torch", "torchvision", "triton", "segmentation-models-pytorch", "timm", "transformers", "pydensecrf2"),
+    *("numpy", "scipy", "numba", "pillow"),
+)
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

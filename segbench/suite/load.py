@@ -26,6 +26,11 @@ THINGS = {
     "DataSpec": "data",
     "ScoreSpec": "score",
     "Sgd": "sgd",
+    "AdamW": "adamw",
+    "InputSpec": "an input",
+    "Plain": "plain",
+    "MonteCarlo": "monte-carlo",
+    "DenseCrf": "dense-crf",
 }
 
 
@@ -248,6 +253,8 @@ def explain(source: Source, error: ValidationError, root: type[BaseModel], base:
         message = f"{name} is not a setting of {thing} ({', '.join(known)}){did_you_mean(word, known)}"
     elif kind == "missing":
         message = f"{name} is missing"
+    elif kind == "union_tag_not_found":
+        message = f"{name}.name is missing; say which, as in {{name: ...}}"
     elif kind in FORMS:
         message = f"{name}: {FORMS[kind]}"
     elif kind in ("literal_error", "union_tag_invalid"):

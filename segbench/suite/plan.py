@@ -15,10 +15,10 @@ from segbench.data import DATASETS
 from segbench.data.spec import DataSpec
 from segbench.engine.inference import PLAIN, Inference
 from segbench.engine.recipe import TRAIN_VERSION, Recipe
-from segbench.errors import SettingError
+from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models import MODELS
 from segbench.models.imagenet import weights_digest
-from segbench.models.input_spec import InputSpec
+from segbench.models.input_spec import InputSpec, OwnInput
 from segbench.profiling.spec import PROFILE_VERSION, ProfileSpec
 from segbench.registry import did_you_mean
 from segbench.scoring import EVALUATE_VERSION, ScoreSpec
@@ -126,7 +126,7 @@ def inference_of(model: ModelSpec) -> Inference:
 class InputAlone(Spec):
     """All that the recipe of a model that is not trained may hold."""
 
-    input: InputSpec | None = None
+    input: OwnInput = None
 
 
 def input_of(model: ModelSpec) -> InputSpec | None:
@@ -216,7 +216,10 @@ def given(run: Run) -> Given:
         return Given(weights)
     from segbench.models.code import source_digest
 
-    return Given(weights, source_digest(run.model))
+    try:
+        return Given(weights, source_digest(run.model))
+    except SegbenchError as error:
+        raise ModelError(f"{run.where}: {error}") from None
 
 
 def kept_iterations(runs: Sequence[Run], keys: Sequence[Keys], train: str | None) -> set[int]:

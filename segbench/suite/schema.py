@@ -13,7 +13,7 @@ from segbench.data.spec import DataSpec
 from segbench.engine.inference import Inference
 from segbench.profiling.spec import ProfileSpec
 from segbench.scoring import ScoreSpec
-from segbench.spec import Spec, one_or_more
+from segbench.spec import Spec, name_alone, one_or_more
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
@@ -38,11 +38,6 @@ class ModelSpec(Spec):
         if not self.train and set(self.recipe) - {"input"}:
             raise ValueError("train: false leaves nothing for a recipe to set but `input`; remove one of them")
         return self
-
-
-def name_alone(value: Any) -> Any:
-    """`- segnet` is short for `- {name: segnet}`."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 class Suite(Spec):

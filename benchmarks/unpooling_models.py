@@ -2,7 +2,7 @@
 
     python -m benchmarks.unpooling_models > benchmarks/unpooling_models.md
 
-Times and memory are `segbench profile`'s: mean of ten passes at batch 1 after one to warm up, training memory at batch
+Times and memory are `segbench profile`'s: mean of the passes at batch 1 after one to warm up, training memory at batch
 4 and inference memory at batch 1 in fresh processes. The peer is the same network with `F.max_pool2d`'s 64-bit indices
 and `F.max_unpool2d` in place of ours. The candidates are measured in turn, on a machine that should do little
 else.
@@ -54,18 +54,24 @@ def candidate(name: str, form: str) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--network", choices=MODULES, action="append", help="only this one; may be repeated")
+    given = parser.parse_args()
+    device, spec = given.device, ProfileSpec(repetitions=given.repetitions)
+    # By its own name, for memory is measured in processes that know this file by no other.
+    make = import_module("benchmarks.unpooling_models").candidate
     print("# Unpooling in whole networks, against `F.max_pool2d` and `F.max_unpool2d`\n")
     print("`python -m benchmarks.unpooling_models`; in brackets the ratio to `max_unpool2d`.\n")
     on = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     versions = f"threads: {torch.get_num_threads()}; torch {torch.__version__}; {datetime.now(UTC):%Y-%m-%d}"
-    print(f"Device: {device}, {on}; {versions}; 360x480, times at batch 1, training memory at batch 4.\n")
+    print(f"Device: {device}, {on}; {versions}; 360x480, times: mean of {given.repetitions} at")
+    print("batch 1; training memory at batch 4, inference memory at batch 1: peak resident set above the warm process.\n")
     print("| network | places | Infer ms | Fwd ms | Bwd ms | Train MiB | Infer MiB |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for name in MODULES:
+    for name in given.network or MODULES:
         peer: dict[str, int | float | None] = {}
         for form in CANDIDATES:
-            found = costs(profile(partial(candidate, name, form), CLASSES, ProfileSpec(), device))
+            found = costs(profile(partial(make, name, form), CLASSES, spec, device))
             peer = peer or found
             cells = []
             for key, digits in COLUMNS.items():

@@ -65,7 +65,7 @@ def main() -> None:
     on = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     versions = f"threads: {torch.get_num_threads()}; torch {torch.__version__}; {datetime.now(UTC):%Y-%m-%d}"
     print(f"Device: {device}, {on}; {versions}; 360x480, times: mean of {given.repetitions} at")
-    print("batch 1; training memory at batch 4, inference memory at batch 1: peak resident set above the warm process.\n")
+    print("batch 1; memory (training at batch 4, inference at batch 1): peak resident set above the warm process.\n")
     print("| network | places | Infer ms | Fwd ms | Bwd ms | Train MiB | Infer MiB |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for name in given.network or MODULES:

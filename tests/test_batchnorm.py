@@ -193,4 +193,6 @@ def test_without_statistics_to_replace_there_is_no_pass(norm: Any, frames: Frame
         raise AssertionError("a pass was made")
 
     model.forward = forbidden  # type: ignore[method-assign]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     use_training_set(model, frames, BATCH, CPU)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

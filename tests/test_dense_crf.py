@@ -218,7 +218,7 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
 
 def test_importing_it_brings_neither_torch_nor_the_library() -> None:
     code = "import sys, segbench.engine.dense_crf; sys.exit('torch' in sys.modules or 'pydensecrf' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_processes_change_nothing_keep_the_order_and_hold_few_images() -> None:

@@ -20,8 +20,8 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def four_images() -> tuple[Tensor, Tensor]:
-    samples = list(Synthetic("train", size=SIZE, train=4))
+def four_images(size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
+    samples = list(Synthetic("train", size=size, train=4))
     images = torch.stack([torch.from_numpy(sample.image.copy()).permute(2, 0, 1) for sample in samples])
     return images, torch.stack([torch.from_numpy(sample.labels.astype(np.int64)) for sample in samples])
 
@@ -29,40 +29,42 @@ def four_images() -> tuple[Tensor, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_weight_gets_a_gradient_at_full_width(name: str) -> None:
-    """One step on two images: 98 % of the inputs and of the outputs of every layer have a gradient.
-
-    Half of them in U-Net, which has no normalisation: fed images that are nowhere negative, up to 40 % of the ReLUs of
-    a deep layer are off at every pixel when it begins.
-    """
+    """One step on two images: 98 % of the inputs and of the outputs of every layer have a gradient."""
     model = build(name, CLASSES, {}, (64, 96)).train()
     with torch.no_grad():  # away from score layers of zero, which pass nothing down in the first step
         for path, parameter in model.named_parameters():
             if "score" in path:
                 parameter.add_(0.01 * torch.randn_like(parameter))
+    if name == "unet":
+        # Without normalisation up to 40 % of a deep layer's ReLUs are off at every pixel when it begins. Leaking, they
+        # pass a gradient all the same, and what is not connected still shows.
+        for unit in [module for module in model.modules() if isinstance(getattr(module, "relu", None), nn.ReLU)]:
+            unit.relu = nn.LeakyReLU(0.1)
     images, labels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8), torch.randint(0, CLASSES, (2, 64, 96))
     F.cross_entropy(model(model.input(images)), labels).backward()
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), path
         if parameter.dim() > 1:  # a bias below batch normalisation has none, by design
-            least = 0.5 if name == "unet" else 0.98
             for end in (0, 1):
                 connected = parameter.grad.transpose(0, end).flatten(1).any(1).float().mean()
-                assert float(connected) > least, (path, end, float(connected))
+                assert float(connected) > 0.98, (path, end, float(connected))
 
 
 # Found by trial; without normalisation (U-Net) a higher one diverges.
 RATES = {"unet": 0.003, "fcn32s": 0.01, "fcn16s": 0.01, "fcn8s": 0.01}
 # With mirroring, an image of this size is nineteen times as large.
 OPTIONS = {"unet": {"padding": "same"}}
-# A logit that stands for 8 or 16 pixels cannot draw a pole of one; the other networks' reach is nearly all.
-REACH = {"deeplab-largefov": 0.9, "deeplab-largefov-densecrf": 0.9, "bilinear-interpolation": 0.83}
+# A logit that stands for 8 or 16 pixels cannot draw a pole of one; the other networks' reach is nearly all. Sixteen
+# pixels are a third of these images' height, so that network gets larger ones.
+REACH = {"deeplab-largefov": 0.9, "deeplab-largefov-densecrf": 0.9, "bilinear-interpolation": 0.9}
+SIZES = {"bilinear-interpolation": (192, 256)}
 MOST_STEPS, STEADY = 400, 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_four_images_are_memorised_at_an_eighth_of_the_width(name: str) -> None:
-    images, labels = four_images()
+    images, labels = four_images(SIZES.get(name, SIZE))
     valid = labels != CLASSES
 
     def right(predicted: Tensor) -> float:

@@ -27,7 +27,6 @@ Departures: He's initialisation in place of VGG16's weights, which a suite's `we
 N(0, 0.01²) as in the release. The loss is taken at the image's size, where the release shrinks the labels by 8.
 """
 
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -44,7 +43,6 @@ from segbench.models.layers import (
     pool,
     scaled,
     split_parameters,
-    unit,
 )
 
 STRIDE = 8
@@ -71,7 +69,7 @@ class DeepLabLargeFOV(nn.Module):
         self.shift_decay = shift_decay
         self.fc8_rate = fc8_rate
         self.encoder = vgg.stages(width, batch_norm=batch_norm, last_dilation=2)
-        self.fc = _fully_connected(width, dropout, batch_norm)
+        self.fc = vgg.fully_connected(_fc6(width), dropout, batch_norm)
         self.fc8 = nn.Conv2d(scaled(1024, width), num_classes, 1)
         he_initialised(self)
         nn.init.normal_(self.fc8.weight, std=0.01)
@@ -105,14 +103,5 @@ class DeepLabLargeFOV(nn.Module):
         return split_parameters(self, shift_decay=float(self.shift_decay), rates={"fc8": self.fc8_rate})
 
 
-def _fully_connected(width: float, dropout: float, batch_norm: bool) -> nn.Sequential:
-    channels = scaled(1024, width)
-    fc6 = nn.Conv2d(scaled(512, width), channels, 3, padding=12, dilation=12)
-    fc7 = nn.Conv2d(channels, channels, 1)
-    layers = OrderedDict[str, nn.Module](
-        fc6=unit(fc6, batch_norm=batch_norm),
-        drop6=nn.Dropout(dropout),
-        fc7=unit(fc7, batch_norm=batch_norm),
-        drop7=nn.Dropout(dropout),
-    )
-    return nn.Sequential(layers)
+def _fc6(width: float) -> nn.Conv2d:
+    return nn.Conv2d(scaled(512, width), scaled(1024, width), 3, padding=12, dilation=12)

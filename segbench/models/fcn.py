@@ -26,7 +26,6 @@ Departures: He's initialisation below the scores, where the reference starts fro
 (a suite's `weights: imagenet` does), and trains FCN-16s from FCN-32s and FCN-8s from FCN-16s.
 """
 
-from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
@@ -43,7 +42,6 @@ from segbench.models.layers import (
     pool,
     scaled,
     split_parameters,
-    unit,
 )
 
 Deconvolution = Literal["learnt", "fixed", "released-2015"]
@@ -95,7 +93,7 @@ class FCN(nn.Module):
         super().__init__()
         self.shift_decay = shift_decay
         self.encoder = vgg.stages(width, batch_norm=batch_norm, image_padding=100)
-        self.fc = _fully_connected(width, dropout, batch_norm)
+        self.fc = vgg.fully_connected(nn.Conv2d(scaled(512, width), scaled(4096, width), 7), dropout, batch_norm)
         self.score_fr = nn.Conv2d(scaled(4096, width), num_classes, 1)
         for side in self.sides:
             channels = scaled(vgg.CHANNELS[side.pool - 1], width)
@@ -172,20 +170,6 @@ class FCN8s(FCN):
             shift_decay=shift_decay,
         )
         self.at_once = at_once
-
-
-def _fully_connected(width: float, dropout: float, batch_norm: bool) -> nn.Sequential:
-    """fc6 and fc7 of VGG16 as convolutions, each followed by dropout."""
-    channels = scaled(4096, width)
-    fc6 = nn.Conv2d(scaled(512, width), channels, 7)
-    fc7 = nn.Conv2d(channels, channels, 1)
-    layers = OrderedDict[str, nn.Module](
-        fc6=unit(fc6, batch_norm=batch_norm),
-        drop6=nn.Dropout(dropout),
-        fc7=unit(fc7, batch_norm=batch_norm),
-        drop7=nn.Dropout(dropout),
-    )
-    return nn.Sequential(layers)
 
 
 def _upsampling(num_classes: int, stride: int, bias: bool = False) -> nn.ConvTranspose2d:

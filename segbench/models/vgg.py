@@ -39,6 +39,18 @@ def stages(
     return found
 
 
+def fully_connected(fc6: nn.Conv2d, dropout: float, batch_norm: bool) -> nn.Sequential:
+    """VGG16's fc6 and fc7 as convolutions, each followed by dropout; fc7 is 1x1 and as wide as fc6."""
+    channels = fc6.out_channels
+    layers = OrderedDict[str, nn.Module](
+        fc6=unit(fc6, batch_norm=batch_norm),
+        drop6=nn.Dropout(dropout),
+        fc7=unit(nn.Conv2d(channels, channels, 1), batch_norm=batch_norm),
+        drop7=nn.Dropout(dropout),
+    )
+    return nn.Sequential(layers)
+
+
 def channels_below(number: int, width: float = 1.0) -> int:
     """Channels that a decoder's stage `number` (5 to 1) hands to the next one down; stage 1 keeps its own."""
     return scaled(CHANNELS[max(number - 2, 0)], width)

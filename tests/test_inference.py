@@ -116,6 +116,12 @@ def result(steps: Any) -> Any:
         return end.value
 
 
+@pytest.mark.parametrize("inference", [Plain(), MonteCarlo(name="monte-carlo", samples=2)])
+def test_between_images_the_caller_is_not_in_inference_mode(inference: Any, frames: Frames) -> None:
+    for _ in predict(Noisy(), frames, CPU, inference):
+        assert not torch.is_inference_mode_enabled()
+
+
 def test_each_image_draws_its_own_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 

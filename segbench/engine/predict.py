@@ -68,4 +68,5 @@ def _logits(model: nn.Module, frames: Frames, device: torch.device) -> Iterator[
     for first in range(0, len(frames), PREDICT_BATCH):
         images = frames.batch(range(first, min(first + PREDICT_BATCH, len(frames))), device).images
         with torch.inference_mode():
-            yield model(model.input(images))  # type: ignore[operator]
+            logits = model(model.input(images))  # type: ignore[operator]
+        yield logits  # out here: whoever is given them must not find itself in inference mode

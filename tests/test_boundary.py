@@ -1,23 +1,31 @@
 """Boundary counts against slow per-class oracles (SciPy's distance transform and maximum matching)."""
 
+import importlib
 import inspect
+import os
+import pkgutil
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import KDTree
 
 from segbench.metrics import boundary
-from segbench.metrics.boundary import boundary_counts
+from segbench.metrics.boundary import Matching, boundary_counts, boundary_counts_of
 from segbench.metrics.compiled import kernels
 
 SIZES = [(1, 1), (1, 7), (7, 1), (3, 5), (17, 33), (45, 60)]
-CLASSES = [2, 11, 20, 37, 70]
+CLASSES = [2, 11, 37, 70]
 KINDS = ["noise", "blobs", "constant", "void", "disjoint", "identical"]
 TOLERANCES = [0, 1, 2, 20]
+VOID = ["script", "copied", "touching", "band"]
 
 
 @pytest.fixture(params=["numba", "numpy"])
@@ -74,14 +82,32 @@ def matched(one, other, tolerance_sq):
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
-def slow_counts(truth, prediction, num_classes, rule, tolerances):
+def left_out(truth, num_classes, void, tolerance_sq):
+    """The pixels where a policy counts no boundary, of either map."""
+    is_void = truth >= num_classes
+    if void == "touching":
+        padded = np.pad(is_void, ((0, 1), (0, 1)), mode="edge")
+        return padded[:-1, :-1] | padded[1:, :-1] | padded[:-1, 1:] | padded[1:, 1:]
+    if void == "band":
+        return squared_distances(is_void) <= tolerance_sq
+    return np.zeros(truth.shape, bool)
+
+
+def slow_counts(truth, prediction, num_classes, rule, tolerances, void="script"):
     """{tolerance_sq: counts}, class by class."""
+    if void == "copied":
+        prediction = prediction.copy()
+        prediction[truth >= num_classes] = num_classes
     counts = {t: np.zeros((num_classes, 4), np.int64) for t in tolerances}
+    keep = {t: ~left_out(truth, num_classes, void, t) for t in tolerances}
     for label in sorted({*truth.ravel().tolist(), *prediction.ravel().tolist()} & {*range(num_classes)}):
-        found, expected = class_boundary(prediction, label), class_boundary(truth, label)
-        from_truth, from_prediction = squared_distances(expected), squared_distances(found)
+        of_prediction, of_truth = class_boundary(prediction, label), class_boundary(truth, label)
         for t in tolerances:
-            hits, hit = (found & (from_truth <= t)).sum(), (expected & (from_prediction <= t)).sum()
+            found, expected = of_prediction & keep[t], of_truth & keep[t]
+            hits, hit = (
+                (found & (squared_distances(expected) <= t)).sum(),
+                (expected & (squared_distances(found) <= t)).sum(),
+            )
             if rule == "bsds" and hits:
                 hits = hit = matched(found, expected, t)
             counts[t][label] = found.sum(), hits, expected.sum(), hit
@@ -94,14 +120,102 @@ def test_equals_the_oracle_on_both_paths(kind, num_classes, monkeypatch):
     rng = np.random.default_rng(num_classes)
     for size in SIZES:
         truth, prediction = maps(kind, size, num_classes, rng)
-        # One tolerance, in turn, for the largest map: its oracle is slow.
-        tolerances = TOLERANCES if size != SIZES[-1] else [TOLERANCES[(num_classes + KINDS.index(kind)) % 4]]
+        # One tolerance, in turn, for the larger maps: their oracle is slow.
+        tolerances = TOLERANCES if size[0] * size[1] < 100 else [TOLERANCES[(num_classes + KINDS.index(kind)) % 4]]
         for rule in ("distance", "bsds"):
             for tolerance_sq, expected in slow_counts(truth, prediction, num_classes, rule, tolerances).items():
                 for no_numba in "01":
                     monkeypatch.setenv("SEGBENCH_NO_NUMBA", no_numba)
                     counts = boundary_counts(truth, prediction, num_classes, rule, tolerance_sq)
                     np.testing.assert_array_equal(counts, expected, err_msg=f"{size} {rule} {tolerance_sq} {no_numba}")
+
+
+@pytest.mark.parametrize("void", ["copied", "touching", "band"])
+@pytest.mark.parametrize(("kind", "num_classes"), [("noise", 2), ("blobs", 11), ("void", 11), ("blobs", 37)])
+def test_void_policies_equal_the_oracle(path, kind, num_classes, void):
+    rng = np.random.default_rng(num_classes)
+    for size in [(1, 1), (1, 9), (8, 1), (3, 5), (17, 33)]:
+        truth, prediction = maps(kind, size, num_classes, rng)
+        if kind == "noise":  # little void, or a band of it would leave nothing
+            truth[rng.random(size) < 0.95] //= 2
+        tolerances = [0, 2, 20] if kind == "blobs" else [2]
+        for rule in ("distance", "bsds"):
+            for tolerance_sq, expected in slow_counts(truth, prediction, num_classes, rule, tolerances, void).items():
+                counts = boundary_counts(truth, prediction, num_classes, rule, tolerance_sq, void)
+                np.testing.assert_array_equal(counts, expected, err_msg=f"{size} {rule} {tolerance_sq}")
+
+
+def test_void_policies_by_hand(path):
+    # In the truth 0 ends at x = 1 and 1 begins at x = 4, void between; the prediction goes from 0 to 1 behind x = 5.
+    truth, prediction = labels("00..1111"), labels("00000011")
+
+    def counts(void, tolerance_sq):
+        return boundary_counts(truth, prediction, 2, "distance", tolerance_sq, void).tolist()
+
+    # The edges of 0 and of 1 to void are boundaries, at x = 1 and 3; the prediction's lies at 5.
+    assert counts("script", 4) == [[1, 0, 1, 0], [1, 1, 1, 1]]
+    # With the truth's void the prediction is 0 0 . . 0 0 1 1: edges of 0 at 1, 3 and 5, of 1 at 5.
+    assert counts("copied", 4) == [[3, 2, 1, 1], [1, 1, 1, 1]]
+    # The windows of the truth at x = 1, 2, 3 hold void: its two boundary pixels go.
+    assert counts("touching", 4) == [[1, 0, 0, 0], [1, 0, 0, 0]]
+    # Void at x = 3 is two pixels from 5, so a tolerance of two pixels leaves that out as well.
+    assert counts("band", 4) == [[0, 0, 0, 0], [0, 0, 0, 0]]
+    assert counts("band", 1) == [[1, 0, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("void", VOID)
+@pytest.mark.parametrize("tolerance_sq", [0, 2, 20])
+def test_strips_change_nothing(path, monkeypatch, void, tolerance_sq):
+    asked = [Matching("distance", tolerance_sq, void), Matching("bsds", tolerance_sq, void)]
+    for num_classes, size in [(3, (45, 31)), (20, (30, 7)), (3, (1, 60))]:
+        truth, prediction = maps("blobs", size, num_classes, np.random.default_rng(num_classes))
+        counted = []
+        for pixels in (1 << 18, 1, 5 * size[1]):  # the whole; strips of one row, or as many as the tolerance asks for
+            monkeypatch.setattr(boundary, "STRIP_PIXELS", pixels)
+            counted.append(boundary_counts_of(truth, prediction, num_classes, asked))
+        np.testing.assert_array_equal(counted[1], counted[0])
+        np.testing.assert_array_equal(counted[2], counted[0])
+        assert np.any(counted[0]) or void == "band"
+
+
+def test_matchings_counted_together_are_those_counted_alone(path):
+    truth, prediction = maps("blobs", (45, 60), 11, np.random.default_rng(10))
+    asked = [Matching(rule, t, void) for void in VOID for t in (2, 5) for rule in ("bsds", "distance")]
+    together = boundary_counts_of(truth, prediction, 11, [*asked, asked[0]])
+    assert len({counts.tobytes() for counts in together}) == len(asked)
+    for matching, counts in zip([*asked, asked[0]], together, strict=True):
+        np.testing.assert_array_equal(counts, boundary_counts(truth, prediction, 11, *matching))
+    assert boundary_counts_of(truth, prediction, 11, []) == []
+
+
+def test_maps_of_many_sizes_one_after_another(path):
+    """The compiled kernels use their memory again: nothing of a larger map may shine through."""
+    rng = np.random.default_rng(11)
+    for num_classes, size, tolerance_sq in [(11, (45, 60), 20), (11, (5, 9), 2), (20, (9, 5), 2), (3, (17, 33), 0)] * 2:
+        truth, prediction = maps("blobs", size, num_classes, rng)
+        expected = slow_counts(truth, prediction, num_classes, "bsds", [tolerance_sq])[tolerance_sq]
+        for _ in range(2):
+            counts = boundary_counts(truth, prediction, num_classes, "bsds", tolerance_sq)
+            np.testing.assert_array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_maps_without_pixels(path, size):
+    empty = np.zeros(size, np.uint8)
+    for void in VOID:
+        assert not boundary_counts(empty, empty, 3, "bsds", 2, void).any()
+
+
+@pytest.mark.parametrize("num_classes", [16, 17, 64, 65, 150])
+@pytest.mark.parametrize("rule", ["distance", "bsds"])
+def test_groups_of_classes(path, rule, num_classes):
+    """Where one mask ends and the next begins; nearly every class has a boundary in both maps."""
+    rng = np.random.default_rng(num_classes)
+    truth = rng.permutation(np.arange(18 * 18) % (num_classes + 1)).reshape(18, 18).astype(np.uint8)
+    prediction = np.where(rng.random(truth.shape) < 0.5, truth, np.roll(truth, 1, axis=0))
+    expected = slow_counts(truth, prediction, num_classes, rule, [1])[1]
+    assert (expected[:, 0] > 0).mean() > 0.9
+    np.testing.assert_array_equal(boundary_counts(truth, prediction, num_classes, rule, 1), expected)
 
 
 @pytest.mark.parametrize("rule", ["distance", "bsds"])
@@ -159,6 +273,16 @@ def test_greedy_pairs_are_augmented(path):
         np.testing.assert_array_equal(boundary_counts(truth, prediction, 2, "bsds", tolerance_sq), expected)
 
 
+def test_disks_of_many_shapes(path):
+    """Few boundary pixels, far apart, so that each row of a disk decides about some of them."""
+    rng = np.random.default_rng(12)
+    truth, prediction = (rng.random((2, 60, 80)) < 0.002).astype(np.uint8)
+    tolerances = [3, 8, 10, 13, 25, 45, 81, 130, 300, 700]
+    for rule in ("distance", "bsds"):
+        for tolerance_sq, expected in slow_counts(truth, prediction, 2, rule, tolerances).items():
+            np.testing.assert_array_equal(boundary_counts(truth, prediction, 2, rule, tolerance_sq), expected)
+
+
 @pytest.mark.parametrize("rule", ["distance", "bsds"])
 def test_relabelling_permutes_the_counts(path, rule):
     rng = np.random.default_rng(7)
@@ -174,7 +298,7 @@ def test_identity_is_perfect(path, rule):
     truth, _ = maps("blobs", (45, 60), 11, np.random.default_rng(8))
     counts = boundary_counts(truth, truth.copy(), 11, rule, 0)
     assert counts.sum() > 0
-    assert boundary.boundary_f1(counts[None]) == 1.0
+    assert (counts == counts[:, :1]).all()
 
 
 def test_read_only_and_strided_maps(path):
@@ -193,29 +317,6 @@ def test_tolerance_is_exact(size, expected):
     assert boundary.tolerance_squared(size, Fraction("0.75") / 100) == expected
 
 
-# Image 0: class 0 has P = 1/2, R = 1; class 1 is only predicted; class 2 is nowhere. Image 1: class 0 is found.
-F1_COUNTS = np.array(
-    [
-        [[4, 2, 3, 3], [5, 0, 0, 0], [0, 0, 0, 0]],
-        [[6, 6, 6, 6], [0, 0, 0, 0], [0, 0, 0, 0]],
-    ],
-    np.int64,
-)
-
-
-def test_f1_by_hand():
-    np.testing.assert_allclose(boundary.boundary_f1_of_classes(F1_COUNTS), [[2 / 3, 0, np.nan], [1, np.nan, np.nan]])
-    np.testing.assert_allclose(boundary.boundary_f1_of_images(F1_COUNTS), [1 / 3, 1])
-    assert boundary.boundary_f1(F1_COUNTS) == pytest.approx(2 / 3)
-    np.testing.assert_allclose(boundary.boundary_f1_per_class(F1_COUNTS), [5 / 6, 0, np.nan])
-
-
-def test_an_image_without_boundaries_scores_0_and_counts():
-    counts = np.concatenate([F1_COUNTS, np.zeros((1, 3, 4), np.int64)])
-    assert boundary.boundary_f1(counts) == pytest.approx((1 / 3 + 1 + 0) / 3)
-    assert np.isnan(boundary.boundary_f1(counts[:0]))
-
-
 @pytest.mark.parametrize("rule", ["bsds", "distance"])
 @pytest.mark.parametrize(
     ("prediction", "words"),
@@ -225,9 +326,67 @@ def test_an_image_without_boundaries_scores_0_and_counts():
     ],
 )
 def test_maps_that_do_not_match_are_our_bug(path, prediction, words, rule):
-    count = inspect.unwrap(boundary_counts)  # in production, where nothing checks the annotations
+    count = inspect.unwrap(boundary_counts_of)  # in production, where nothing checks the annotations
     with pytest.raises(AssertionError) as caught:
-        count(np.zeros((2, 2), np.uint8), prediction, 2, rule, 1)
+        count(np.zeros((2, 2), np.uint8), prediction, 2, [Matching(rule, 1)])
     assert words in str(caught.value)
     with pytest.raises(AssertionError):
-        count(prediction, np.zeros((2, 2), np.uint8), 2, rule, 1)
+        count(prediction, np.zeros((2, 2), np.uint8), 2, [Matching(rule, 1)])
+
+
+def test_a_kernel_calls_kernels_of_its_own_file_only():
+    """numba's cache looks at the file of the kernel that Python calls, so a change elsewhere would go unseen."""
+    package = importlib.import_module("segbench.metrics.kernels")
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        compiled = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
+        assert {kernel.py_func.__module__ for kernel in compiled} <= {module.__name__}
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from segbench.metrics.boundary import boundary_counts_of, Matching, tolerance_squared
+from segbench.metrics.confusion import confusion
+from fractions import Fraction
+
+kind, side = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(0)
+
+def pair(side):
+    # Filled row by row: a peak of their making would hide the counters'.
+    width = 1 if kind == "noise" else 50
+    maps = np.empty((2, side, side), np.uint8)
+    for y in range(side):
+        if y % width == 0:
+            rows = [rng.integers(0, 12, side // width + 1, np.uint8).repeat(width)[:side] for _ in "tp"]
+        maps[:, y] = rows
+    return maps
+
+def count(truth, prediction):
+    tolerance_sq = tolerance_squared(truth.shape, Fraction(3, 400))
+    confusion(truth, prediction, 11)
+    return boundary_counts_of(truth, prediction, 11, [Matching("distance", tolerance_sq)])
+
+def peak_kib():  # of this program alone: ru_maxrss also knows that of the program which started it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+count(*pair(64))
+truth, prediction = pair(side)
+before = peak_kib()
+count(truth, prediction)
+print((peak_kib() - before) * 1024 / side**2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read as Linux tells it")
+@pytest.mark.parametrize("kind", ["noise", "tiles"])
+def test_memory_of_a_large_pair(kind):
+    """Peak memory above the two maps, in bytes a pixel, in a process of its own."""
+    run = [sys.executable, "-c", MEMORY, kind, "6000"]
+    result = subprocess.run(
+        run, capture_output=True, text=True, check=True, env={**os.environ, "SEGBENCH_NO_NUMBA": "0"}
+    )
+    assert 0 < float(result.stdout) < 6

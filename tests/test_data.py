@@ -5,6 +5,7 @@ import pickle
 import re
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,30 @@ def test_translation_refuses_ids_without_a_class(tmp_path: Path) -> None:
         labels.translate(ids, table, Path("a.png"))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
+def test_every_id_is_looked_up_at_its_place(kind: type) -> None:
+    ids = np.arange(256).reshape(16, 16).astype(kind)
+    ordered = np.arange(256, dtype=np.uint8)
+    for table in (ordered, ordered[::-1].copy(), noise(1, 256), labels.lookup({7: 0, 255: 1}), labels.lookup({0: 0})):
+        found = labels.look_up(ids, table)
+        assert found.dtype == np.uint8 and found.flags.writeable
+        assert found.tolist() == [[int(table[i]) for i in row] for row in ids]
+
+
+def test_ids_that_stay_what_they_are_are_not_copied() -> None:
+    ids = noise(0, 5, 7, high=12)
+    assert labels.look_up(ids, CamVid.table) is ids
+    moved = labels.lookup({**{i: i for i in range(11)}, 11: 3})
+    assert (labels.look_up(ids, moved) == np.where(ids == 11, 3, ids)).all()
+    assert ids.max() == 11, "what was handed in is not written to"
+
+
+def test_ids_beyond_a_byte_have_no_class() -> None:
+    ids = np.array([[-1, 0, 255], [256, 511, 2**40]])
+    table = labels.lookup({0: 5, 255: 6})
+    assert labels.look_up(ids, table).tolist() == [[255, 5, 6], [255, 255, 255]]
+
+
 def test_file_problem_survives_a_process_boundary(tmp_path: Path) -> None:
     problem = labels.FileProblem(labels.Finding("f", "found", "allowed", "do"))
     again = pickle.loads(pickle.dumps(problem))
@@ -320,6 +345,26 @@ def test_root_is_the_argument_then_the_suite_then_the_environment(
 
 
 # --- CamVid
+
+
+def test_sequences_are_told_by_the_name() -> None:
+    assert CamVid.sequence_of("0001TP_008550") == "0001TP"
+    assert CamVid.sequence_of("Seq05VD_f00000") == "Seq05VD"
+    assert CamVid.sequence_of("frame") == "frame", "a frame of its own"
+    assert SunRgbd.sequence_of("test-000001") is None
+
+
+@pytest.mark.parametrize(
+    ("split", "counts"),
+    [
+        ("train", {"0001TP": 62, "0006R0": 101, "0016E5": 204}),
+        ("val", {"0016E5": 101}),
+        ("test", {"0001TP": 62, "Seq05VD": 171}),
+    ],
+)
+def test_real_camvid_has_its_sequences(camvid_root: Path, split: str, counts: dict[str, int]) -> None:
+    dataset = opened(camvid_root, split)
+    assert Counter(dataset.sequence_of(name) for name in dataset.names) == counts
 
 
 def test_camvid_gives_frames_and_labels_in_the_order_of_the_list(camvid: Path) -> None:

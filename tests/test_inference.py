@@ -1,28 +1,33 @@
 """From a trained network to label maps: the largest logit, samples, a dense CRF; and what runs share by it."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image as Picture
 from test_pipeline import Command, segbench  # noqa: F401
 from torch import Tensor, nn
 
 from segbench.data.batches import Frames
 from segbench.data.synthetic import Synthetic
+from segbench.engine import counting
 from segbench.engine.evaluate import evaluate, write_uncertainty
-from segbench.engine.inference import MonteCarlo, Plain
+from segbench.engine.inference import PLAIN, MonteCarlo, Plain
 from segbench.engine.monte_carlo import SAMPLES_AT_ONCE, dropping, drops, sample
-from segbench.engine.predict import predict
+from segbench.engine.predict import PREDICT_BATCH, Maps, Predicted, largest, predict
 from segbench.engine.train import Step
 from segbench.errors import ModelError, SettingError
 from segbench.models.build import build
 from segbench.models.input import Input
 from segbench.pipeline import Finished, Started, execute
 from segbench.preparation import prepare
-from segbench.scoring import Counts, ScoreSpec
+from segbench.scoring.count import count
+from segbench.scoring.counts import Counts
+from segbench.scoring.spec import BoundarySpec, ScoreSpec
 from segbench.store.files import Results, Work, record_folders
 from segbench.store.record import read_record
 from segbench.suite.load import load
@@ -87,10 +92,26 @@ def test_what_drops() -> None:
     assert not drops(build("segnet-basic", 2, {"width": 1 / 8}))
 
 
+class Image(NamedTuple):
+    name: str
+    truth: np.ndarray
+    labels: np.ndarray
+    uncertainty: np.ndarray | None
+
+
+def singly(model: nn.Module, frames: Frames, inference: Any = PLAIN) -> list[Image]:
+    """What `predict` gives, an image at a time."""
+    found = []
+    for batch in predict(model, frames, CPU, inference):
+        unsure = batch.uncertainty.numpy() if batch.uncertainty is not None else [None] * len(batch.names)
+        found += map(Image, batch.names, batch.truth.numpy(), batch.labels.numpy(), unsure)
+    return found
+
+
 def test_without_dropout_samples_are_the_plain_prediction(frames: Frames) -> None:
     model = build("segnet-basic", 11, {"width": 1 / 8})
-    plain = list(predict(model, frames, CPU))
-    sampled = list(predict(model, frames, CPU, MonteCarlo(name="monte-carlo", samples=3)))
+    plain = singly(model, frames)
+    sampled = singly(model, frames, MonteCarlo(name="monte-carlo", samples=3))
     assert [p.name for p in plain] == [p.name for p in sampled] == frames.names
     for one, other in zip(plain, sampled, strict=True):
         assert np.array_equal(one.truth, other.truth)
@@ -100,8 +121,8 @@ def test_without_dropout_samples_are_the_plain_prediction(frames: Frames) -> Non
 
 def test_an_images_masks_do_not_depend_on_the_others(frames: Frames) -> None:
     spec = MonteCarlo(name="monte-carlo", samples=5)
-    whole = list(predict(Noisy(), frames, CPU, spec))
-    few = list(predict(Noisy(), Frames(Synthetic("test", size=(24, 32), test=2)), CPU, spec))
+    whole = singly(Noisy(), frames, spec)
+    few = singly(Noisy(), Frames(Synthetic("test", size=(24, 32), test=2)), spec)
     for one, other in zip(whole, few, strict=False):
         assert np.array_equal(one.labels, other.labels)
         assert np.array_equal(one.uncertainty, other.uncertainty)  # type: ignore[arg-type]
@@ -140,20 +161,134 @@ def test_each_image_draws_its_own_masks(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_uncertainty_is_kept_beside_the_maps(frames: Frames, tmp_path: Path) -> None:
     steps = evaluate(Noisy(), frames, 11, ScoreSpec(), CPU, tmp_path, MonteCarlo(name="monte-carlo", samples=4))
-    found, predictions = result(steps), list(predict(Noisy(), frames, CPU, MonteCarlo(name="monte-carlo", samples=4)))
+    found, predictions = result(steps), singly(Noisy(), frames, MonteCarlo(name="monte-carlo", samples=4))
     assert found.uncertainty == pytest.approx(np.mean([p.uncertainty for p in predictions]), rel=1e-6)
     assert set(found.maps) == set(found.uncertainty_maps) and len(found.maps) == 4
     by_name = {p.name: p for p in predictions}
     for name, path in found.uncertainty_maps.items():
-        image = np.asarray(Image.open(tmp_path / path))
-        np.testing.assert_allclose(image / 65535 * 0.25, by_name[name].uncertainty, atol=0.25 / 65535)
-        assert np.array_equal(np.asarray(Image.open(tmp_path / found.maps[name])), by_name[name].labels)
+        image = np.asarray(Picture.open(tmp_path / path))
+        unsure = by_name[name].uncertainty
+        assert unsure is not None
+        np.testing.assert_allclose(image / 65535 * 0.25, unsure, atol=0.25 / 65535)
+        assert np.array_equal(np.asarray(Picture.open(tmp_path / found.maps[name])), by_name[name].labels)
     assert Counts.load(tmp_path / "counts.npz").names == tuple(frames.names)
 
 
 def test_the_largest_variance_of_a_probability_is_white(tmp_path: Path) -> None:
     write_uncertainty(tmp_path / "u.png", np.array([[0.0, 0.125, 0.25]], np.float32))
-    assert np.asarray(Image.open(tmp_path / "u.png")).tolist() == [[0, 32768, 65535]]
+    assert np.asarray(Picture.open(tmp_path / "u.png")).tolist() == [[0, 32768, 65535]]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_the_largest_logit_is_argmax_and_the_first_of_equals(channels: int) -> None:
+    logits = torch.randint(-3, 3, (2, channels, 9, 11)).float()  # full of equals
+    assert torch.equal(largest(logits), logits.argmax(1))
+    assert largest(logits.bfloat16()).dtype == torch.uint8
+
+
+# Counting beside the network
+
+EVERYTHING = ScoreSpec(
+    boundary=BoundarySpec(rules=("bsds", "distance"), tolerances=("1px", "5%"), void=("script", "band"), iou=("2px",))
+)
+WAYS = [PLAIN, MonteCarlo(name="monte-carlo", samples=2)]
+
+
+@pytest.fixture(params=["on the host", "as tensors"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where label maps are counted; those of a GPU are counted as tensors."""
+    monkeypatch.setattr(counting, "counted_there", lambda labels: request.param == "as tensors")
+
+
+@pytest.mark.parametrize("inference", WAYS)
+@pytest.mark.parametrize("spec", [ScoreSpec(boundary=None), ScoreSpec(), EVERYTHING])
+def test_counts_are_those_of_each_image_alone(
+    inference: Any, spec: ScoreSpec, place: None, frames: Frames, tmp_path: Path
+) -> None:
+    model = Noisy()
+    scored = list(evaluate(model, frames, 11, spec, CPU, tmp_path, inference))
+    assert [(s.name, s.number, s.total) for s in scored] == [(n, i, 6) for i, n in enumerate(frames.names, 1)]
+    found, expected = Counts.load(tmp_path / "counts.npz"), singly(model, frames, inference)
+    assert found.names == tuple(frames.names) and found.sequences == ()
+    for i, image in enumerate(expected):
+        counts = count(image.truth, image.labels, 11, spec)
+        assert np.array_equal(found.confusion[i], counts.confusion)
+        for stored, own in ((found.boundary, counts.boundary), (found.bands, counts.bands)):
+            assert list(stored) == list(own)
+            assert all(np.array_equal(stored[key][i], own[key]) for key in own)
+    assert found.confusion.sum() == 6 * 24 * 32
+    assert all(counts.any() for counts in (*found.boundary.values(), *found.bands.values()))
+
+
+def test_the_sequences_of_images_are_stored(frames: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(frames.dataset), "sequence_of", lambda self, name: f"of {name}")
+    result(evaluate(Noisy(), frames, 11, ScoreSpec(), CPU, tmp_path))
+    assert Counts.load(tmp_path / "counts.npz").sequences == tuple(f"of {name}" for name in frames.names)
+
+
+def batches(taken: list[int], size: int = PREDICT_BATCH) -> Iterator[Predicted]:
+    """Batches without end; `taken` tells how many were."""
+    while True:
+        taken.append(1)
+        maps = torch.zeros((size, 4, 5), dtype=torch.uint8)
+        yield Predicted([f"{len(taken)}.{i}" for i in range(size)], maps, *Maps(maps))
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("counting") for thread in threading.enumerate())
+
+
+def test_few_batches_are_in_flight_and_none_when_the_reader_stops(place: None) -> None:
+    taken: list[int] = []
+    counted = counting.count_all(batches(taken), 3, ScoreSpec())
+    for _ in range(2 * PREDICT_BATCH):
+        next(counted)
+    assert threads() > 0
+    assert len(taken) == counting.BATCHES_IN_FLIGHT + 1, "two were read whole"
+    counted.close()  # type: ignore[attr-defined]
+    assert threads() == 0
+
+
+def test_what_fails_in_a_thread_fails_the_evaluation(place: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("a broken counter")
+
+    monkeypatch.setattr(counting, "count", broken)
+    monkeypatch.setattr(counting, "boundary_counts_of", broken)
+    with pytest.raises(ValueError, match="a broken counter"):
+        next(counting.count_all(batches([]), 3, ScoreSpec()))
+    assert threads() == 0
+
+
+def test_an_interrupted_network_ends_the_threads(place: None) -> None:
+    def interrupted() -> Iterator[Predicted]:
+        yield next(batches([]))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(counting.count_all(interrupted(), 3, ScoreSpec()))
+    assert threads() == 0
+
+
+def test_the_counts_of_a_batch_add_up(place: None, frames: Frames) -> None:
+    (first, *_) = predict(Noisy(), frames, CPU)
+    pairs = zip(first.truth.numpy(), first.labels.numpy(), strict=True)
+    alone = sum(count(truth, labels, 11, ScoreSpec(boundary=None)).confusion for truth, labels in pairs)
+    assert np.array_equal(counting.confusion_sum(first, 11), alone)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_counts_what_the_host_counts(frames: Frames, tmp_path: Path) -> None:
+    model, gpu = Noisy(), torch.device("cuda:0")
+    result(evaluate(model, frames, 11, EVERYTHING, gpu, tmp_path))
+    found = Counts.load(tmp_path / "counts.npz")
+    images = [(t, p) for b in predict(model, frames, gpu) for t, p in zip(b.truth, b.labels.cpu(), strict=True)]
+    for i, (truth, labels) in enumerate(images):
+        counts = count(truth.numpy(), labels.numpy(), 11, EVERYTHING)
+        assert np.array_equal(found.confusion[i], counts.confusion)
+        for stored, own in ((found.boundary, counts.boundary), (found.bands, counts.bands)):
+            assert all(np.array_equal(stored[key][i], own[key]) for key in own)
 
 
 # In suites

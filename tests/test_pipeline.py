@@ -19,7 +19,7 @@ from segbench.metrics import confusion as region
 from segbench.models.build import build
 from segbench.pipeline import Finished, Started, execute
 from segbench.preparation import network, prepare
-from segbench.scoring import Counts
+from segbench.scoring.counts import Counts
 from segbench.store.files import Results, Work, only_one, record_folders
 from segbench.store.record import read_counts, read_record
 from segbench.suite.load import load

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from segbench.report import render, tables
 from segbench.report.table import Table
-from segbench.scoring import Counts
+from segbench.scoring.counts import Counts
 from segbench.store.files import Results
 from segbench.store.record import Evaluation, Record
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from segbench import __version__
-from segbench.cli import clean, datasets, export, models, profile, report, run
+from segbench.cli import clean, datasets, export, models, profile, report, run, score
 from segbench.errors import SegbenchError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Train, score and profile segmentation models from one YAML suite, and compare them in a table.\n\n"
     "Start with `segbench run suites/quickstart.yaml`: synthetic data, no GPU, a table in under three minutes.",
 )
-for command in (run, report, profile, models, export, datasets, clean):
+for command in (run, report, score, profile, models, export, datasets, clean):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 
 

@@ -5,6 +5,7 @@ names them in `frames`; `read_image` and `read_labels` give them as stored, `dat
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,10 @@ from segbench.registry import did_you_mean
 SPLITS = ("train", "val", "test")
 
 Colour = tuple[int, int, int]
+
+
+class LayoutMissing(DataError):
+    """A folder does not hold the files of a dataset in their published layout."""
 
 
 class Sample(NamedTuple):
@@ -61,6 +66,8 @@ class Dataset(ABC):
     void_colour: Colour = (0, 0, 0)
     shipped_weights: tuple[float, ...] | None = None
     """Class weights that were released with networks for this data; class_weights.py tells what they are."""
+    sequence_pattern: str | None = None
+    """Matches the beginning of an image's name; its first group names the video sequence. None: images stand alone."""
 
     def __init__(self, split: str, size: tuple[int, int], names: Sequence[str], origin: str) -> None:
         self.split = check_split(split)
@@ -113,6 +120,11 @@ class Dataset(ABC):
                     "write the annotation at the frame's size",
                 )
             )
+
+    @classmethod
+    def sequence_of(cls, name: str) -> str | None:
+        """The video sequence of an image by its name; frames of one sequence are correlated."""
+        return None if cls.sequence_pattern is None else sequence_in(name, cls.sequence_pattern)
 
     def file_of(self, index: int) -> str:
         """What to call the sample's annotation in a message."""
@@ -177,7 +189,10 @@ def check_split(split: str) -> str:
 
 
 def find_root(root: Path | None, name: str, subfolders: Sequence[str], marker: str, layout: str) -> Path:
-    """`root` or the first of its subfolders that holds `marker`; else a `DataError`: where it looked, what to do."""
+    """`root` or the first of its subfolders that holds `marker`; else a `LayoutMissing`: where it looked, what to do.
+
+    Raises a plain `DataError` where no folder was given at all.
+    """
     advice = f"{layout}; point --data DIR, SEGBENCH_DATA or the suite's data.root at it"
     if root is None:
         raise DataError(f"{name}: no data folder was given; needed: {advice}")
@@ -186,7 +201,13 @@ def find_root(root: Path | None, name: str, subfolders: Sequence[str], marker: s
         if (place / marker).exists():
             return place
     looked = ", ".join(str(place) for place in places)
-    raise DataError(f"{name}: {marker} was not found in {looked}; needed: {advice}")
+    raise LayoutMissing(f"{name}: {marker} was not found in {looked}; needed: {advice}")
+
+
+def sequence_in(name: str, pattern: str) -> str | None:
+    """What the first group of a pattern finds at the beginning of a name."""
+    match = re.match(pattern, name)
+    return match[1] if match else None
 
 
 def _sha256(path: Path) -> bytes:

@@ -11,9 +11,12 @@ from PIL import Image
 from torch import nn
 
 from segbench.data.batches import Frames
+from segbench.engine.counting import count_all
 from segbench.engine.inference import PLAIN, Inference
 from segbench.engine.predict import predict
-from segbench.scoring import ImageCounts, ScoreSpec, count, gather
+from segbench.scoring.count import ImageCounts
+from segbench.scoring.counts import gather
+from segbench.scoring.spec import ScoreSpec
 
 KEPT_MAPS = 4
 """Label maps kept of every evaluation, evenly spaced over the split: enough to see what a score looks like."""
@@ -51,8 +54,9 @@ def evaluate(
     unsure: list[float] = []
     palette = [*frames.dataset.palette, frames.dataset.void_colour]
     chosen = {round(i) for i in np.linspace(0, len(frames) - 1, KEPT_MAPS)}
-    for index, found in enumerate(predict(model, frames, device, inference)):
-        counts.append((found.name, count(found.truth, found.labels, num_classes, spec)))
+    predicted = predict(model, frames, device, inference)
+    for index, found in enumerate(count_all(predicted, num_classes, spec)):
+        counts.append((found.name, found.counts))
         if found.uncertainty is not None:
             unsure.append(float(found.uncertainty.mean(dtype=np.float64)))
         if index in chosen:
@@ -62,7 +66,8 @@ def evaluate(
                 unsure_maps[found.name] = f"maps/{found.name.replace('/', '_')}-uncertainty.png"
                 write_uncertainty(folder / unsure_maps[found.name], found.uncertainty)
         yield Scored(found.name, index + 1, len(frames))
-    gather(counts).save(folder / "counts.npz")
+    sequences = [frames.dataset.sequence_of(name) or "" for name in frames.names]
+    gather(counts, sequences if all(sequences) else ()).save(folder / "counts.npz")
     return Found(maps, unsure_maps, float(np.mean(unsure)) if unsure else None)
 
 

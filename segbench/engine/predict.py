@@ -1,9 +1,8 @@
-"""Label maps from a network, in the way that the inference settings name."""
+"""Label maps from a network, in the way that the inference settings name; they stay where they were made."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -17,56 +16,76 @@ PREDICT_BATCH = 4
 """Images a forward pass. With normalisation by stored statistics it changes no result but the last float digits."""
 
 
-class Prediction(NamedTuple):
-    """One frame: class ids of truth (K is void) and of the network, and how unsure it is where that was asked for."""
+class Maps(NamedTuple):
+    """Class ids, and how unsure the network is of them where that was asked for."""
 
-    name: str
-    truth: UInt8[np.ndarray, "h w"]
-    labels: UInt8[np.ndarray, "h w"]
-    uncertainty: Float[np.ndarray, "h w"] | None = None
+    labels: UInt8[Tensor, "n h w"]
+    uncertainty: Float[Tensor, "n h w"] | None = None
+
+
+class Predicted(NamedTuple):
+    """A few frames. `truth` (K is void) lies on the host; the maps of a GPU lie there and may still be on their way."""
+
+    names: list[str]
+    truth: UInt8[Tensor, "n h w"]
+    labels: UInt8[Tensor, "n h w"]
+    uncertainty: Float[Tensor, "n h w"] | None
 
 
 def predict(
     model: nn.Module, frames: Frames, device: torch.device, inference: Inference = PLAIN
-) -> Iterator[Prediction]:
-    """Every frame in order; holds a few in memory at a time."""
+) -> Iterator[Predicted]:
+    """Every frame in order, up to PREDICT_BATCH at a time."""
     model.to(device).eval()
     ways: dict[type, Any] = {Plain: _plain, MonteCarlo: _monte_carlo, DenseCrf: _refined}
-    for index, found in enumerate(ways[type(inference)](model, frames, device, inference)):
-        truth = frames.batch([index]).labels[0].numpy()
-        yield Prediction(frames.names[index], truth, *found)
+    done = 0
+    for maps in ways[type(inference)](model, frames, device, inference):
+        indices = range(done, done + len(maps.labels))
+        done = indices.stop
+        yield Predicted([frames.names[i] for i in indices], frames.batch(indices).labels, *maps)
 
 
-def _plain(
-    model: nn.Module, frames: Frames, device: torch.device, _: Plain
-) -> Iterator[tuple[UInt8[np.ndarray, "h w"]]]:
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`, without waiting for what the device is doing, as a copy from pageable memory would."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def largest(logits: Float[Tensor, "n k h w"]) -> UInt8[Tensor, "n h w"]:
+    """The class of the largest value, the first one of equals."""
+    if logits.is_cuda:
+        return logits.argmax(1).to(torch.uint8)
+    # torch's argmax over channels reads across memory on a CPU and takes ten times as long as this.
+    top = logits.amax(1)
+    labels = torch.zeros_like(top, dtype=torch.uint8)
+    for label in reversed(range(logits.shape[1])):
+        labels.masked_fill_(logits[:, label] == top, label)
+    return labels
+
+
+def _plain(model: nn.Module, frames: Frames, device: torch.device, _: Plain) -> Iterator[Maps]:
     for logits in _logits(model, frames, device):
-        for labels in logits.argmax(1).to(torch.uint8).cpu():
-            yield (labels.numpy(),)
+        yield Maps(largest(logits))
 
 
-def _monte_carlo(
-    model: nn.Module, frames: Frames, device: torch.device, settings: MonteCarlo
-) -> Iterator[tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]:
-    """The seed of an image is its place in the split."""
+def _monte_carlo(model: nn.Module, frames: Frames, device: torch.device, settings: MonteCarlo) -> Iterator[Maps]:
+    """An image at a time; its seed is its place in the split."""
     for index in range(len(frames)):
-        image = model.input(frames.batch([index], device).images)  # type: ignore[operator]
+        image = model.input(upload(frames.batch([index]).images, device))  # type: ignore[operator]
         found = sample(model, image, settings.samples, seed=index)
-        yield found.probabilities.argmax(0).to(torch.uint8).cpu().numpy(), found.uncertainty.cpu().numpy()
+        yield Maps(largest(found.probabilities[None]), found.uncertainty[None])
 
 
-def _refined(
-    model: nn.Module, frames: Frames, device: torch.device, settings: DenseCrf
-) -> Iterator[tuple[UInt8[np.ndarray, "h w"]]]:
-    """The network makes logits here while other processes refine earlier ones."""
+def _refined(model: nn.Module, frames: Frames, device: torch.device, settings: DenseCrf) -> Iterator[Maps]:
+    """The network makes logits here while other processes refine earlier ones; their maps are on the host."""
     logits = (one for batch in _logits(model, frames, device) for one in batch.float().cpu().numpy())
     images = (frames.batch([index]).images[0].permute(1, 2, 0).numpy() for index in range(len(frames)))
-    yield from ((labels,) for labels in refine_all(zip(images, logits, strict=True), settings))
+    for labels in refine_all(zip(images, logits, strict=True), settings):
+        yield Maps(torch.from_numpy(labels)[None])
 
 
 def _logits(model: nn.Module, frames: Frames, device: torch.device) -> Iterator[Float[Tensor, "n k h w"]]:
     for first in range(0, len(frames), PREDICT_BATCH):
-        images = frames.batch(range(first, min(first + PREDICT_BATCH, len(frames))), device).images
+        images = upload(frames.batch(range(first, min(first + PREDICT_BATCH, len(frames)))).images, device)
         with torch.inference_mode():
             logits = model(model.input(images))  # type: ignore[operator]
         yield logits  # out here: whoever is given them must not find itself in inference mode

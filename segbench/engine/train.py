@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from segbench.data.batches import Batch, Frames
 from segbench.engine import batchnorm, checkpoint
 from segbench.engine.checkpoint import Progress
+from segbench.engine.counting import confusion_sum
 from segbench.engine.predict import predict
 from segbench.engine.recipe import LossNormaliser, Recipe, Sgd
-from segbench.metrics import confusion as region
+from segbench.metrics import region
 
 SAVE_EVERY_S = 60.0
 """A training that is killed loses at most about this much, and the pass over data that it was in; one that is
@@ -125,10 +126,11 @@ def update(
 
 def validate(model: nn.Module, frames: Frames, num_classes: int, measure: str, device: torch.device) -> float:
     """The selection score of the validation split, a fraction."""
-    total = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for found in predict(model, frames, device):
-        total += region.confusion(found.truth, found.labels, num_classes)
-    score = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_iou}[measure](total)
+    total = torch.zeros((num_classes + 1, num_classes + 1), dtype=torch.int64, device=device)
+    for batch in predict(model, frames, device):
+        total += confusion_sum(batch, num_classes)
+    areas = region.areas(total.cpu().numpy())
+    score = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_iou}[measure](areas)
     return float(score)
 
 

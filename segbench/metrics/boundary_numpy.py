@@ -1,69 +1,104 @@
-"""The boundary counters in NumPy and SciPy: the integers of `kernels.py`, where numba is not to be had.
+"""The boundary counters in NumPy and SciPy: the integers of `kernels/`, where numba is not to be had.
 
-The map of masks lies flat in a grid with empty margins: `reach_y` rows above and below, `reach_x` columns between one
-row's end and the next row's start. So every step of the disk is one offset in the grid and never runs into another row.
+The map of masks lies flat in a grid with empty margins: `reach_y` rows above and below, at least `reach_x` columns
+between one row's end and the next row's start. So every step of the disk is one offset in the grid and never runs into
+another row. Places count pixels in rows of `stride`: row y, column x is y * stride + x.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 Masks = np.ndarray  # uint16 or uint64: one bit per class
 Maps = UInt8[np.ndarray, "h w"]
 HalfWidths = Int64[np.ndarray, " rows"]
+Places = Int64[np.ndarray, " _"]
 
 
 class Boundary(NamedTuple):
-    places: Int64[np.ndarray, " n"]  # of the boundary pixels in the grid, in raster order
+    places: Places  # [n]: of the boundary pixels, in raster order
     masks: Masks  # [n]: their classes
-    grid: Masks  # flat: the same masks at their places, elsewhere 0
+    grid: Masks  # flat: the same masks at their places behind the margin, elsewhere 0
 
 
-def distance_counts(truth: Maps, prediction: Maps, bits: Masks, half_widths: HalfWidths) -> Int64[np.ndarray, "4 bits"]:
-    """(n_pred, tp_pred, n_gt, tp_gt) per class bit, under the "distance" rule."""
-    stride = truth.shape[1] + int(half_widths[0])
-    found, expected = _boundary(prediction, bits, half_widths), _boundary(truth, bits, half_widths)
-    hits = found.masks & _bits_in_reach(found.places, expected.grid, half_widths, stride)
-    hit = expected.masks & _bits_in_reach(expected.places, found.grid, half_widths, stride)
-    return np.stack([_tally(masks) for masks in (found.masks, hits, expected.masks, hit)])
+def count_in_reach(
+    truth: Maps,
+    prediction: Maps,
+    left_out: Bool[np.ndarray, "_ _"],
+    bits: Masks,
+    half_widths: HalfWidths,
+    first_row: int,
+    last_row: int,
+) -> tuple[Int64[np.ndarray, "4 bits"], Places, Masks, Places, Masks]:
+    """Counts of the rows first_row <= y < last_row of a strip; its other rows are surroundings.
+
+    (n_pred, tp_pred, n_gt, tp_gt) per class bit, then the places of prediction and of truth, each with the bits that
+    have a partner in reach. `left_out` is empty or a map of the pixels that are no boundary.
+    """
+    stride = _stride(truth.shape[1], half_widths)
+    found, expected = (_boundary(labels, left_out, bits, half_widths) for labels in (prediction, truth))
+    counts, in_reach = [], []
+    for one, other in ((found, expected), (expected, found)):
+        core = slice(*np.searchsorted(one.places, [first_row * stride, last_row * stride]))
+        places, masks = one.places[core], one.masks[core]
+        hits = masks & _bits_in_reach(places, other.grid, half_widths, stride)
+        counts += [_tally(masks), _tally(hits)]
+        in_reach += [places, hits]
+    return np.stack(counts), in_reach[0], in_reach[1], in_reach[2], in_reach[3]
 
 
-def bsds_counts(truth: Maps, prediction: Maps, bits: Masks, half_widths: HalfWidths) -> Int64[np.ndarray, "4 bits"]:
-    """(n_pred, k, n_gt, k) per class bit, where k pairs are a maximum one-to-one matching."""
-    stride = truth.shape[1] + int(half_widths[0])
-    found, expected = _boundary(prediction, bits, half_widths), _boundary(truth, bits, half_widths)
-    n_pred, n_gt = _tally(found.masks), _tally(expected.masks)
-    pairs = np.zeros_like(n_pred)
-    for bit in np.flatnonzero((n_pred > 0) & (n_gt > 0)):
-        one, other = (b.places[(b.masks >> b.masks.dtype.type(bit)) & 1 > 0] for b in (found, expected))
-        pairs[bit] = _maximum_matching(one, other, _disk_steps(half_widths, stride), found.grid.size)
-    return np.stack([n_pred, pairs, n_gt, pairs])
+def count_matches(
+    places: Places,
+    masks: Masks,
+    truth_places: Places,
+    truth_masks: Masks,
+    half_widths: HalfWidths,
+    size: tuple[int, int],
+) -> Int64[np.ndarray, " bits"]:
+    """Per class bit, the most one-to-one pairs of pixels in a map of size (h, w)."""
+    stride, reach_y, reach_x = _stride(size[1], half_widths), len(half_widths) - 1, int(half_widths[0])
+    steps, origin = _disk_steps(half_widths, stride), reach_y * stride + reach_x
+    numbers = np.empty((size[0] + 2 * reach_y) * stride + 2 * reach_x, np.int32)
+    counts = np.zeros(8 * masks.itemsize, np.int64)
+    for bit in range(counts.size):
+        one, other = (p[m >> m.dtype.type(bit) & 1 > 0] for p, m in ((places, masks), (truth_places, truth_masks)))
+        if one.size and other.size:
+            counts[bit] = _maximum_matching(one + origin, other + origin, steps, numbers)
+    return counts
 
 
-def _boundary(labels: Maps, bits: Masks, half_widths: HalfWidths) -> Boundary:
+def _stride(width: int, half_widths: HalfWidths) -> int:
+    return width + max(int(half_widths[0]), 1)
+
+
+def _boundary(labels: Maps, left_out: Bool[np.ndarray, "_ _"], bits: Masks, half_widths: HalfWidths) -> Boundary:
     h, w = labels.shape
     reach_y, reach_x = len(half_widths) - 1, int(half_widths[0])
     repeated = np.empty((h + 1, w + 1), np.uint8)
     repeated[:h, :w], repeated[h, :w], repeated[:, w] = labels, labels[-1], repeated[:, w - 1]
     right, below, across = repeated[:h, 1:], repeated[1:, :w], repeated[1:, 1:]
-    pixels = np.flatnonzero((labels != right) | (labels != below) | (labels != across))
+    mixed = (labels != right) | (labels != below) | (labels != across)
+    if left_out.size:
+        mixed &= ~left_out
+    pixels = np.flatnonzero(mixed)
     rows = pixels // w
     flat, corner = repeated.reshape(-1), pixels + rows
     masks = bits[flat[corner]] | bits[flat[corner + 1]] | bits[flat[corner + w + 1]] | bits[flat[corner + w + 2]]
-    stride = w + reach_x
-    places = pixels + rows * reach_x + reach_y * stride + reach_x
-    grid = np.zeros((h + 2 * reach_y) * stride + reach_x, bits.dtype)
-    grid[places] = masks
+    stride = _stride(w, half_widths)
+    places = pixels + rows * (stride - w)
+    grid = np.zeros((h + 2 * reach_y) * stride + 2 * reach_x, bits.dtype)
+    grid[places + reach_y * stride + reach_x] = masks
     return Boundary(places, masks, grid)
 
 
-def _bits_in_reach(places: Int64[np.ndarray, " n"], grid: Masks, half_widths: HalfWidths, stride: int) -> Masks:
+def _bits_in_reach(places: Places, grid: Masks, half_widths: HalfWidths, stride: int) -> Masks:
     """The OR of the grid over the disk around each place.
 
     A copy of the grid is widened by one pixel at a time; at each width the rows of the disk that have it are gathered.
     """
-    reach_x = int(half_widths[0])
+    reach_y, reach_x = len(half_widths) - 1, int(half_widths[0])
+    places = places + (reach_y * stride + reach_x)
     found, wide = np.zeros(places.size, grid.dtype), grid.copy()
     middle = slice(reach_x, grid.size - reach_x)
     for half_width in range(reach_x + 1):
@@ -90,13 +125,13 @@ def _disk_steps(half_widths: HalfWidths, stride: int) -> Int64[np.ndarray, " dis
 
 
 def _maximum_matching(
-    one: Int64[np.ndarray, " l"], other: Int64[np.ndarray, " r"], steps: Int64[np.ndarray, " disk"], grid_size: int
+    one: Int64[np.ndarray, " l"], other: Int64[np.ndarray, " r"], steps: Int64[np.ndarray, " disk"], numbers: np.ndarray
 ) -> int:
     # Here, because SciPy's import would be waited for by everyone who has numba.
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    numbers = np.full(grid_size, -1, np.int32)
+    numbers[:] = -1
     numbers[other] = np.arange(other.size)
     reached = numbers[one[:, None] + steps]
     edges = reached >= 0

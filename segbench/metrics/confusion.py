@@ -1,26 +1,17 @@
-"""Confusion counts of two label maps, and the region scores read from their sum over a dataset.
+"""Confusion counts of two label maps.
 
 `counts[t, p]` is the number of pixels whose truth is t and whose prediction is p, as int64: sums of float32 areas stop
 being exact at 2**24. Classes are 0..K-1. Row K is void truth; column K is a prediction of void or out of range.
-
-The scores sum the counts over the dataset first and divide once (Long et al., CVPR 2015, section 5, and
-Badrinarayanan et al., arXiv:1511.00561, section 4), with these conventions:
-
-- void truth (row K) is left out of every score: it is neither an error nor part of a union;
-- a prediction of void or out of range on a scored pixel is an error of that pixel's class;
-- a class that a mean is not defined for is left out of the mean; 0/0 is NaN, never 0 or 1.
-
-Every score takes counts with any leading axes (images, resamples) and keeps them. Departures: none known.
+`region.py` reads scores from them.
 """
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt16
 
 from segbench.metrics.compiled import kernels
 
-Counts = Int64[np.ndarray, "*batch k1 k1"]
-PerClass = Float64[np.ndarray, "*batch k1-1"]
-Score = float | Float64[np.ndarray, "*batch"]
+PIXELS_AT_ONCE = 1 << 20
+"""In NumPy, whose histogram needs 8 bytes for each."""
 
 
 def confusion(
@@ -35,89 +26,46 @@ def confusion(
     assert truth.shape == prediction.shape, f"truth of shape {truth.shape}, prediction of {prediction.shape}"
     assert truth.dtype == prediction.dtype == np.uint8, f"maps of {truth.dtype} and {prediction.dtype}, not uint8"
     assert 1 <= num_classes <= 254, f"{num_classes} classes do not fit into uint8 labels beside void"
-    assert truth.size == 0 or truth.max() <= num_classes, f"truth holds {truth.max()}, above void ({num_classes})"
     fast = kernels()
-    if fast is None:
-        return _confusion_numpy(truth, prediction, num_classes)
-    flat, words = _flat_and_words(truth)
-    predicted_flat, predicted_words = _flat_and_words(prediction)
-    return fast.count_pairs(flat, words, predicted_flat, predicted_words, num_classes)
+    if fast is not None and num_classes <= 14:  # labels of four bits, and void
+        counts, above_void = fast.count_nibbles(_plain(truth), _plain(prediction), num_classes)
+        assert above_void == 0, _above_void(truth, num_classes)
+        return counts
+    assert truth.size == 0 or truth.max() <= num_classes, _above_void(truth, num_classes)
+    if fast is not None:
+        return fast.count_bytes(_plain(truth), _plain(prediction), num_classes)
+    return _confusion_numpy(truth, prediction, num_classes)
 
 
-def _flat_and_words(labels: UInt8[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, " n"], np.ndarray]:
-    """The map as bytes and, for its first n // 8 * 8 bytes, as 64-bit words."""
-    # numba compiles once more for read-only or unaligned arrays; a copy takes microseconds and is rarely needed.
-    flat = np.require(labels, requirements=["C", "W"]).reshape(-1)
-    words = flat[: flat.size // 8 * 8].view(np.uint64)
-    return flat, np.require(words, requirements=["A"])
+def _above_void(truth: UInt8[np.ndarray, "h w"], num_classes: int) -> str:
+    return f"truth holds {truth.max()}, above void ({num_classes})"
+
+
+def _plain(labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    # numba compiles once more for strided or read-only arrays; a copy takes microseconds and is rarely needed.
+    return labels if labels.flags.carray else labels.copy()
 
 
 def _confusion_numpy(
     truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], num_classes: int
 ) -> Int64[np.ndarray, "k1 k1"]:
-    """Counts runs of equal pairs, since labels are coherent: a CamVid row has a run every 20 pixels."""
     side = num_classes + 1
-    dtype = np.uint8 if side * side <= 256 else np.uint16
-    pairs = truth.reshape(-1) * dtype(side) + np.minimum(prediction.reshape(-1), np.uint8(num_classes))
-    changes = np.flatnonzero(pairs[1:] != pairs[:-1])
-    if changes.size > pairs.size // 6:  # noise: the runs cost more than they save
-        return np.bincount(pairs, minlength=side * side).astype(np.int64).reshape(side, side)
-    ends = np.concatenate([changes, np.arange(pairs.size)[-1:]])
-    lengths = np.diff(ends, prepend=-1)
+    counts = np.zeros(side * side, np.int64)
+    flat, predicted = truth.reshape(-1), prediction.reshape(-1)
+    for start in range(0, flat.size, PIXELS_AT_ONCE):
+        chunk = slice(start, start + PIXELS_AT_ONCE)
+        dtype = np.uint8 if side * side <= 256 else np.uint16
+        counts += _histogram(
+            flat[chunk] * dtype(side) + np.minimum(predicted[chunk], np.uint8(num_classes)), side * side
+        )
+    return counts.reshape(side, side)
+
+
+def _histogram(values: UInt8[np.ndarray, " n"] | UInt16[np.ndarray, " n"], bins: int) -> Int64[np.ndarray, " bins"]:
+    """Counts runs of equal values, since labels are coherent: a CamVid row has a run every 20 pixels."""
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    if changes.size > values.size // 6:  # noise: the runs cost more than they save
+        return np.bincount(values, minlength=bins)
+    ends = np.append(changes, values.size - 1)
     # bincount adds its weights as float64, exact below 2**53 pixels.
-    return np.bincount(pairs[ends], weights=lengths, minlength=side * side).astype(np.int64).reshape(side, side)
-
-
-def global_accuracy(counts: Counts) -> Score:
-    """Correct pixels over all pixels with a class (the papers' G)."""
-    return _ratio(_correct(counts).sum(-1), _truth_pixels(counts).sum(-1))
-
-
-def per_class_accuracy(counts: Counts) -> PerClass:
-    """Correct pixels of a class over its truth pixels; NaN for a class without truth."""
-    return np.asarray(_ratio(_correct(counts), _truth_pixels(counts)))
-
-
-def class_accuracy(counts: Counts) -> Score:
-    """Mean of `per_class_accuracy` over the classes that have truth pixels (the papers' C)."""
-    return _mean_defined(per_class_accuracy(counts))
-
-
-def per_class_iou(counts: Counts) -> PerClass:
-    """Intersection over union, both counted where truth is not void; NaN for a class with an empty union."""
-    return np.asarray(_ratio(_correct(counts), _union(counts)))
-
-
-def mean_iou(counts: Counts) -> Score:
-    """Mean of `per_class_iou` over the classes with a non-empty union, so a class only ever predicted counts as 0."""
-    return _mean_defined(per_class_iou(counts))
-
-
-def frequency_weighted_iou(counts: Counts) -> Score:
-    """Mean of `per_class_iou` weighted by truth pixels, so a class only ever predicted has no weight."""
-    pixels = _truth_pixels(counts)
-    weighted = np.where(pixels > 0, pixels * np.nan_to_num(per_class_iou(counts)), 0.0)
-    return _ratio(weighted.sum(-1), pixels.sum(-1))
-
-
-def _correct(counts: Counts) -> Int64[np.ndarray, "*batch k1-1"]:
-    return np.diagonal(counts, axis1=-2, axis2=-1)[..., :-1]
-
-
-def _truth_pixels(counts: Counts) -> Int64[np.ndarray, "*batch k1-1"]:
-    return counts[..., :-1, :].sum(-1)
-
-
-def _union(counts: Counts) -> Int64[np.ndarray, "*batch k1-1"]:
-    return _truth_pixels(counts) + counts[..., :-1, :-1].sum(-2) - _correct(counts)
-
-
-def _ratio(part: np.ndarray | np.generic, whole: np.ndarray | np.generic) -> Score:
-    """part / whole, NaN where whole is 0; a scalar for scalars."""
-    defined = np.asarray(whole) > 0
-    return np.divide(part, whole, out=np.full(defined.shape, np.nan), where=defined)[()]
-
-
-def _mean_defined(values: Float64[np.ndarray, "*batch k"]) -> Score:
-    """Mean over the last axis without its NaNs; NaN where nothing is left."""
-    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
+    return np.bincount(values[ends], weights=np.diff(ends, prepend=-1), minlength=bins).astype(np.int64)

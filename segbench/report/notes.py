@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from segbench.profiling.usage import Usage
+from segbench.report.score_words import REGION_WORDS, boundary_words
 from segbench.store.record import Record
 
-RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
 LOSSES = {"weights": ", loss over the sum of weights", "none": ", loss summed over the batch"}
 
 
@@ -81,18 +81,7 @@ def score_lines(record: Record) -> list[str]:
     score = record.run["score"]
     if not score or not record.evaluations:
         return []
-    lines = [
-        "percent. G, C and mIoU come from one confusion matrix over the split; pixels with void truth are left out, "
-        "void predictions elsewhere are errors; C averages classes with truth, mIoU classes with a union."
-    ]
-    if score["boundary"]:
-        rules = ", ".join(RULES[rule] for rule in score["boundary"]["rules"])
-        tolerances = ", ".join(t.replace("%", " % of the diagonal") for t in score["boundary"]["tolerances"])
-        lines.append(
-            f"BF: boundary F1, {rules}, tolerance {tolerances}; mean over the classes with a boundary in truth or "
-            "prediction of an image, then over images, as in the SegNet authors' script."
-        )
-    return lines
+    return [REGION_WORDS, *([boundary_words(score["boundary"])] if score["boundary"] else [])]
 
 
 def training_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:

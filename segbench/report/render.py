@@ -55,6 +55,11 @@ def show(table: Table) -> None:
     console.print(terminal(table, console.width))
 
 
+def warn(words: str) -> None:
+    """A doubt about what was just shown, on the error stream."""
+    Console(stderr=True, highlight=False).print(f"segbench: {words}", style="yellow", soft_wrap=True, markup=False)
+
+
 def plain(table: Table) -> str:
     """The terminal's layout without colours, for a file."""
     console = Console(width=FILE_WIDTH, file=io.StringIO(), record=True, color_system=None)

@@ -12,12 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from segbench.metrics import confusion as region
-from segbench.metrics.boundary import boundary_f1
 from segbench.profiling.usage import Usage
 from segbench.report.notes import notes
 from segbench.report.table import Table
-from segbench.scoring import Counts
+from segbench.scoring.counts import Counts
+from segbench.scoring.scores import scores as read_scores
 from segbench.store.files import record_folders
 from segbench.store.record import Record, read_counts, read_record
 
@@ -151,14 +150,7 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
 
 def scores(counts: Counts) -> dict[str, float]:
     """The split's scores, as fractions."""
-    total = counts.confusion.sum(0)
-    boundary = {f"boundary_f1 {key}": boundary_f1(value) for key, value in counts.boundary.items()}
-    return {
-        "global_accuracy": float(region.global_accuracy(total)),
-        "class_accuracy": float(region.class_accuracy(total)),
-        "mean_iou": float(region.mean_iou(total)),
-        **{key: float(value) for key, value in boundary.items()},
-    }
+    return {name: float(score.value) for name, score in read_scores([counts]).overall.items()}
 
 
 def costs(usage: Usage) -> dict[str, int | float | None]:
@@ -221,7 +213,8 @@ def score_columns(data: pd.DataFrame) -> dict[str, str]:
     """Score -> heading, for the scores that some run has."""
     boundary = [column for column in data.columns if column.startswith("boundary_f1 ")]
     short = {c: f"BF {c.split()[1]}" if len(boundary) > 1 else "BF" for c in boundary}
-    return {key: name for key, name in {**SCORES, **short}.items() if key in data}
+    bands = {c: f"BIoU {c.split()[1]}" for c in data.columns if c.startswith("boundary_iou ")}
+    return {key: name for key, name in {**SCORES, **short, **bands}.items() if key in data}
 
 
 def at(checkpoint: str, group: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segbench.errors import RecordError
-from segbench.scoring import Counts
+from segbench.scoring.counts import Counts
 
 RECORD_VERSION = 1
 NUMBERS = re.compile(r"\[[\d.eE+\-,\s]+\]")

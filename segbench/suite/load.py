@@ -1,6 +1,5 @@
 """YAML -> Suite, with errors that name the line, the setting, what is allowed and what was probably meant."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,10 @@ from segbench.engine.recipe import Recipe
 from segbench.errors import SettingError
 from segbench.models import MODELS
 from segbench.registry import did_you_mean
+from segbench.settings_file import Loader, Where, place, read_settings, spell
 from segbench.suite.plan import Run, plan
 from segbench.suite.schema import Suite
 
-Where = tuple[str | int, ...]
 THINGS = {
     "Suite": "a suite",
     "ModelSpec": "a model",
@@ -43,17 +42,6 @@ FORMS = {
 }
 
 
-class Loader(yaml.SafeLoader):
-    """Plain YAML without code, in which `1e-3` is a number, as in YAML 1.2."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 @dataclass(frozen=True)
 class Source:
     """Where each setting was written: lines of the file, and the settings that the command line gave."""
@@ -72,8 +60,8 @@ class Source:
             if where[:length] in self.overridden:
                 return SettingError(f"--set {self.overridden[where[:length]]}: {message}")
             if where[:length] in self.lines:
-                return SettingError(f"{self.path}:{self.lines[where[:length]]}: {message}")
-        return SettingError(f"{self.path}: {message}")
+                break
+        return SettingError(f"{place(self.path, self.lines, where)}: {message}")
 
 
 def load(path: Path, sets: Sequence[str] = (), allow_code: bool = False) -> tuple[Suite, list[Run]]:
@@ -82,7 +70,7 @@ def load(path: Path, sets: Sequence[str] = (), allow_code: bool = False) -> tupl
     `allow_code`: models may be `package.module:factory`, which is imported later. Raises `SettingError` on the first
     mistake, before anything is imported that a run needs.
     """
-    values, lines = read_yaml(path)
+    values, lines = read_settings(path, "a suite", "`name`, `models` and something to do")
     overridden: dict[Where, str] = {}
     for text in sets:
         where, value = parse_set(text)
@@ -112,56 +100,6 @@ def absolute(suite: Suite, base: Path) -> Suite:
     if suite.data and suite.data.root:
         updates["data"] = suite.data.model_copy(update={"root": base / suite.data.root})
     return suite.model_copy(update=updates)
-
-
-def read_yaml(path: Path) -> tuple[Any, dict[Where, int]]:
-    """Values of a file, and the line of every key and list item in it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SettingError(f"{path}: cannot be read as a suite ({reason})") from None
-    loader: Loader | None = None
-    try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise SettingError(f"{path}: is empty; a suite has at least `name`, `models` and something to do")
-        lines = dict(walk(path, node, ()))
-        values = loader.construct_document(node)
-        if not isinstance(values, dict):
-            raise SettingError(f"{path}: is not a suite; it holds no settings (`name: ...`, `models: ...`)")
-        return values, lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise SettingError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, RecursionError) as error:  # 2024-13-45 is no date, and an alias may stand inside itself
-        raise SettingError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        if loader:
-            loader.dispose()
-
-
-def walk(path: Path, node: yaml.Node, where: Where) -> Iterator[tuple[Where, int]]:
-    """The line of each setting below a node; a key written twice is an error, since YAML would drop one silently."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise SettingError(f"{path}:{line}: a setting's name is a word, not a list or mapping")
-            if key.value in seen:
-                raise SettingError(f"{path}:{line}: {spell((*where, key.value))} is written twice; remove one")
-            seen.add(key.value)
-            yield (*where, key.value), line
-            yield from walk(path, value, (*where, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*where, index), value.start_mark.line + 1
-            yield from walk(path, value, (*where, index))
 
 
 def parse_set(text: str, flag: str = "--set") -> tuple[Where, Any]:
@@ -303,9 +241,3 @@ def specs_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from specs_in(part)
-
-
-def spell(where: Where) -> str:
-    """("models", 2, "name") -> `models[2].name`."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
-    return text.removeprefix(".")

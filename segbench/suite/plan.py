@@ -21,7 +21,7 @@ from segbench.models.imagenet import weights_digest
 from segbench.models.input_spec import InputSpec, OwnInput
 from segbench.profiling.spec import PROFILE_VERSION, ProfileSpec
 from segbench.registry import did_you_mean
-from segbench.scoring import EVALUATE_VERSION, ScoreSpec
+from segbench.scoring.spec import EVALUATE_VERSION, ScoreSpec
 from segbench.spec import Spec
 from segbench.suite.schema import ModelSpec, Suite
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from segbench.data.spec import DataSpec
 from segbench.engine.inference import Inference
 from segbench.profiling.spec import ProfileSpec
-from segbench.scoring import ScoreSpec
+from segbench.scoring.spec import ScoreSpec
 from segbench.spec import Spec, name_alone, one_or_more
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]

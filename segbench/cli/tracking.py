@@ -1,0 +1,45 @@
+"""Progress of work that counts up to a known number: a bar on a terminal, else a line every ten seconds."""
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+Result = TypeVar("Result")
+
+
+class Step(Protocol):
+    """How far the work is."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+
+
+def track(steps: Generator[Step, None, Result], words: str, console: Console) -> Result:
+    """Do the work, show how far it is, and return its result."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    spoken = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, closing(steps):
+        task = bar.add_task(words, total=None)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            bar.update(task, completed=step.number, total=step.total)
+            if not console.is_terminal and time.monotonic() - spoken > LINE_EVERY_S:
+                spoken = time.monotonic()
+                console.print(f"{words}: {step.number}/{step.total}", soft_wrap=True)

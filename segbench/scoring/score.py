@@ -1,0 +1,77 @@
+"""Pairs of label files -> counts, in threads: Pillow decodes and numba counts without holding Python's lock.
+
+Every file is read once. What is wrong with any of them is known only when all have been read, so counts and findings
+come together at the end, and it is the caller who decides whether the counts may be used.
+"""
+
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+from segbench.data.labels import Finding
+from segbench.scoring.classes import ClassList
+from segbench.scoring.count import ImageCounts, count
+from segbench.scoring.counts import Counts, gather
+from segbench.scoring.folder import Pair
+from segbench.scoring.maps import Resize, read_pair
+from segbench.scoring.spec import ScoreSpec
+
+PAIRS_AT_ONCE = 16
+"""Read and counted by a thread between two steps of the progress."""
+
+
+class Counted(NamedTuple):
+    """The `number`-th of `total` pairs has been read and counted."""
+
+    number: int
+    total: int
+
+
+class Found(NamedTuple):
+    """`counts` of the pairs that can be scored, None if there are none; what was wrong with any file."""
+
+    counts: Counts | None
+    findings: list[Finding]
+
+
+def count_pairs(
+    pairs: Sequence[Pair], classes: ClassList, spec: ScoreSpec, resize: Resize | None = None
+) -> Generator[Counted, None, Found]:
+    """The counts of all pairs, in their order. Holds a few pairs of maps at a time, whatever their number."""
+    images: list[tuple[str, ImageCounts]] = []
+    findings: list[Finding] = []
+    chunks = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            for chunk, results in zip(
+                chunks, pool.map(partial(_count_chunk, classes=classes, spec=spec, resize=resize), chunks), strict=True
+            ):
+                for pair, (counts, wrong) in zip(chunk, results, strict=True):
+                    findings += wrong
+                    if counts is not None:
+                        images.append((pair.name, counts))
+                done += len(chunk)
+                yield Counted(done, len(pairs))
+        finally:  # interrupted: what was not begun need not be waited for
+            pool.shutdown(cancel_futures=True)
+    if not images:
+        return Found(None, findings)
+    return Found(gather(images, classes.sequences([name for name, _ in images])), findings)
+
+
+def _count_chunk(
+    pairs: Sequence[Pair], classes: ClassList, spec: ScoreSpec, resize: Resize | None
+) -> list[tuple[ImageCounts | None, tuple[Finding, ...]]]:
+    return [_count_pair(pair, classes, spec, resize) for pair in pairs]
+
+
+def _count_pair(
+    pair: Pair, classes: ClassList, spec: ScoreSpec, resize: Resize | None
+) -> tuple[ImageCounts | None, tuple[Finding, ...]]:
+    maps = read_pair(pair, classes, resize)
+    if maps.truth is None or maps.prediction is None:
+        return None, maps.findings
+    return count(maps.truth, maps.prediction, len(classes), spec), maps.findings

@@ -21,7 +21,7 @@ from torch import Tensor
 from segbench.engine.predict import PREDICT_BATCH, Predicted, upload
 from segbench.metrics import confusion, device
 from segbench.metrics.boundary import boundary_counts_of
-from segbench.scoring.count import ImageCounts, count, matchings
+from segbench.scoring.count import ImageCounts, count_canonical, matchings
 from segbench.scoring.spec import ScoreSpec, band_width
 
 BATCHES_IN_FLIGHT = 2
@@ -131,7 +131,11 @@ def _finish(arriving: Arriving, i: int, num_classes: int, spec: ScoreSpec) -> Co
     if ready:
         ready.synchronize()
     truth, labels = batch.truth[i].numpy(), batch.labels[i].numpy()
-    counts = count(truth, labels, num_classes, spec) if there is None else _completed(there, i, truth, labels, spec)
+    counts = (
+        count_canonical(truth, labels, num_classes, spec)
+        if there is None
+        else _completed(there, i, truth, labels, spec)
+    )
     return Counted(batch.names[i], counts, labels, None if batch.uncertainty is None else batch.uncertainty[i].numpy())
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from segbench.data.labels import Finding
 from segbench.scoring.classes import ClassList
-from segbench.scoring.count import ImageCounts, count
+from segbench.scoring.count import ImageCounts, count_canonical
 from segbench.scoring.counts import Counts, gather
 from segbench.scoring.folder import Pair
 from segbench.scoring.maps import Resize, read_pair
@@ -74,4 +74,4 @@ def _count_pair(
     maps = read_pair(pair, classes, resize)
     if maps.truth is None or maps.prediction is None:
         return None, maps.findings
-    return count(maps.truth, maps.prediction, len(classes), spec), maps.findings
+    return count_canonical(maps.truth, maps.prediction, len(classes), spec), maps.findings

@@ -375,7 +375,7 @@ def main() -> None:
         "",
         f"{processor()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"{', '.join(f'{name} {version(name)}' for name in libraries)}, {date.today()}.",
-        "Made by `python benchmarks/scoring.py` of CamVid's test annotations and what `scoring_pairs.py` makes of them.",
+        "Made by `python benchmarks/scoring.py` of CamVid's test split; predictions: see `scoring_pairs.py`.",
         "",
     ]
     for name, part in parts.items():

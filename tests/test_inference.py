@@ -253,7 +253,7 @@ def test_what_fails_in_a_thread_fails_the_evaluation(place: None, monkeypatch: p
     def broken(*_: Any) -> None:
         raise ValueError("a broken counter")
 
-    monkeypatch.setattr(counting, "count", broken)
+    monkeypatch.setattr(counting, "count_canonical", broken)
     monkeypatch.setattr(counting, "boundary_counts_of", broken)
     with pytest.raises(ValueError, match="a broken counter"):
         next(counting.count_all(batches([]), 3, ScoreSpec()))

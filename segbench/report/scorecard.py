@@ -40,8 +40,8 @@ SHORT = {
 }
 
 RARE = (
-    "Intervals of single classes: those of rare classes are too narrow; in simulations the rarest class's 95 % interval "
-    "covered in 78 to 90 % of worlds (benchmarks/coverage.md)."
+    "Intervals of single classes: those of rare classes are too narrow; in simulations the rarest class's 95 % "
+    "interval covered in 78 to 90 % of worlds (benchmarks/coverage.md)."
 )
 
 

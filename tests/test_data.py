@@ -597,7 +597,7 @@ def spoil(root: Path, kind: str) -> None:
         ("unreadable image", r"train/t0\.png: frame cannot be read \(.+\)"),
         (
             "unreadable annotation",
-            r"trainannot/t0\.png: annotation cannot be read \(cannot identify image file the file\)",
+            r"trainannot/t0\.png: annotation cannot be read \(cannot identify image file\)",
         ),
         ("other size", r"trainannot/t0\.png: annotation of 6x9 on a frame of 6x8"),
         ("outside", r"trainannot/t0\.png: label values 12, 200 in 3 pixels; allowed: 0\.\.11; "),

@@ -387,3 +387,11 @@ def test_the_dense_crf_goes_the_whole_way(tmp_path: Path, segbench: Command, cap
     records = [read_record(folder) for folder in record_folders(Path("results"))]
     assert records[0].keys["train"] == records[1].keys["train"]
     assert records[0].training == records[1].training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_that_diverged_has_the_labels_of_argmax(dtype: torch.dtype) -> None:
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, 1.0])
+    logits = values[torch.randint(0, 5, (2, 6, 9, 11), generator=torch.Generator().manual_seed(0))].to(dtype)
+    assert logits.isnan().any(1).any()
+    assert torch.equal(largest(logits), logits.argmax(1).to(torch.uint8))

@@ -272,13 +272,11 @@ def test_many_sequences_are_the_units():
     assert [names[i] for i in np.flatnonzero(units.index == 3)] == ["03"] * 5
 
 
-def test_few_sequences_give_way_to_images_with_a_word():
+def test_few_sequences_are_the_units_still_with_a_word():
     units = choose_units(233, ["0001TP"] * 62 + ["Seq05VD"] * 171)
-    assert (units.kind, units.number) == ("images", 233)
-    assert units.words == (
-        "2 sequences are too few to resample (needed: 20): the interval takes frames as independent and is too narrow",
-    )
-    assert choose_units(60, ["a"] * 60).words[0].startswith("1 sequence is too few")
+    assert (units.kind, units.number) == ("sequences", 2)
+    assert units.words == ("2 sequences are too few (needed: 20): the interval is too narrow",)
+    assert choose_units(60, ["a"] * 60).words[0].startswith("frames of 1 sequence are taken as independent")
     assert intervals({"x": all_scores(facts_of(233))["mean_iou"]}, units)["x"].words == units.words
 
 
@@ -287,7 +285,7 @@ def test_units_can_be_asked_for_by_name():
     asked = choose_units(120, names, "sequences")
     assert (asked.kind, asked.number) == ("sequences", 2) and "2 sequences are too few" in asked.words[0]
     frames = choose_units(600, [str(i // 20) for i in range(600)], "images")
-    assert frames.kind == "images" and "30 sequences are taken as independent, as asked" in frames.words[0]
+    assert frames.kind == "images" and "frames of 30 sequences are taken as independent" in frames.words[0]
     assert choose_units(ENOUGH["images"]).words == () and "(99)" in choose_units(99).words[0]
     with pytest.raises(SettingError, match="names no sequences"):
         choose_units(3, (), "sequences")

@@ -213,15 +213,16 @@ def test_other_libraries_numbers_are_printed_on_request(
     assert by_library["cityscapesScripts", "averageScoreClasses"] == pytest.approx(found["mean_iou"], abs=1e-6)
 
 
-def test_sequences_are_resampled_where_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequences_are_resampled_where_they_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "classes.yaml").write_text(CLASSES + "sequences: (drive\\d)\n")
-    assert run(monkeypatch, *every_option(), "--units", "sequences") in (0, None)
-    asked = json.loads((here / "out/scores.json").read_text())["intervals"]
-    assert (asked["resampled"], asked["units"]) == ("sequences", 2)
     assert run(monkeypatch, *every_option()) in (0, None)
     given = json.loads((here / "out/scores.json").read_text())["intervals"]
-    assert (given["resampled"], given["units"]) == ("images", 6)
+    assert (given["resampled"], given["units"]) == ("sequences", 2)
     assert "2 sequences are too few" in given["words"][0]
+    assert run(monkeypatch, *every_option(), "--units", "images") in (0, None)
+    asked = json.loads((here / "out/scores.json").read_text())["intervals"]
+    assert (asked["resampled"], asked["units"]) == ("images", 6)
+    assert "taken as independent" in asked["words"][0]
 
 
 WRONG = {
@@ -240,6 +241,10 @@ WRONG = {
     "--json truth": "--json truth",
     "--csv truth": "--csv truth",
     "--predictions nowhere": "nowhere",
+    "--predictions guesses": "given twice",
+    "--json classes.yaml/x.json": "--json",
+    "--json x --csv x": "--json, --csv",
+    "--split test": "--split",
 }
 
 
@@ -307,7 +312,7 @@ def test_an_interrupted_command_leaves_nothing_half_written(tmp_path: Path) -> N
         write(tmp_path / folder, {f"{name}-{i}": maps[place] for name, maps in given.items() for i in range(4000)})
     (tmp_path / "classes.yaml").write_text(CLASSES)
     command = [sys.executable, "-m", "segbench.cli", "score", "--predictions", "guesses", "--truth", "truth"]
-    command += ["--classes", "classes.yaml", "--json", "scores.json"]
+    command += ["--classes", "classes.yaml", "--json", "scores.json", "--resamples", "100000000"]
     environment: dict[str, Any] = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     time.sleep(3)

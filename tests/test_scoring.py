@@ -10,7 +10,7 @@ from segbench.metrics.boundary import boundary_counts
 from segbench.metrics.confusion import confusion
 from segbench.scoring.count import count
 from segbench.scoring.counts import Counts, gather
-from segbench.scoring.spec import BoundarySpec, ScoreSpec, squared
+from segbench.scoring.spec import BoundarySpec, ScoreSpec, band_width, squared
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,20 @@ from segbench.scoring.spec import BoundarySpec, ScoreSpec, squared
 )
 def test_tolerances_are_exact(tolerance: str, size: tuple[int, int], limit: int) -> None:
     assert squared(tolerance, size) == limit
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "pixels"),
+    [
+        ("2%", (360, 480), 12),
+        ("2%", (100, 100), 3),  # 2.83
+        ("5%", (30, 40), 2),  # 2.5: half to even
+        ("2%", (3, 4), 1),
+        ("3px", (9, 9), 3),
+    ],
+)
+def test_widths_of_bands_are_rounded(width: str, size: tuple[int, int], pixels: int) -> None:
+    assert band_width(width, size) == pixels
 
 
 def test_what_is_not_a_tolerance_is_refused() -> None:

@@ -59,7 +59,9 @@ def score(
     truth: Annotated[Path, typer.Option(metavar="DIR", help="The truth's label files, or a dataset's folder.")],
     dataset: Annotated[str | None, typer.Option(help="Whose classes these are, as `segbench datasets` lists.")] = None,
     classes: Annotated[Path | None, typer.Option(metavar="FILE", help="Or a YAML file of classes.")] = None,
-    split: Annotated[str, typer.Option(help="Which split, where --truth is a dataset's folder.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="Which split, where --truth is a dataset's folder; test if not said.")
+    ] = None,
     prediction_ids: Annotated[
         Ids | None,
         typer.Option(help="Predictions hold the ids of the truth's files (taken so if not said), or indices from 0."),
@@ -88,7 +90,7 @@ def score(
     interval: Annotated[Method, typer.Option(help="Kind of the intervals.")] = Method.expanded,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
     units: Annotated[
-        Kind | None, typer.Option(help="Resample images or sequences; without, sequences where there are enough.")
+        Kind | None, typer.Option(help="Resample images or video sequences; without, sequences where they are named.")
     ] = None,
     by: Annotated[str, typer.Option(help="The score that folders and worst images are ordered by.")] = "mean_iou",
     worst: Annotated[int, typer.Option(min=0, help="List this many images of the lowest scores.")] = 0,
@@ -106,35 +108,47 @@ def score(
     """
     from rich.console import Console
 
-    from segbench.cli.scorecard import Output, check_output, show
+    from segbench.cli.scorecard import Data, Output, check_output, show
     from segbench.errors import DataError
     from segbench.metrics.intervals import Bootstrap
     from segbench.scoring.folder import pair
     from segbench.scoring.scored import read_scores
     from segbench.scoring.scores import resolve_score
 
+    check_folders(predictions)
     bootstrap = Bootstrap(level, interval.value, resamples)
     spec = score_spec(rule, tolerance, void, boundary_iou, no_boundary)
     output = Output(by=resolve_score(by, spec), worst=worst, conventions=conventions, json=json, csv=csv)
-    check_output(output)
     listed = class_list(dataset, classes, prediction_ids, translate)
+    check_output(output, listed)
     wanted = truth_files(dataset, truth, split)
     pairings = [pair(folder, wanted, prediction_suffix, truth_suffix) for folder in predictions]
     console = Console(stderr=True, highlight=False)
     found = [counted(folder, p, listed, spec, resize, console) for folder, p in zip(predictions, pairings, strict=True)]
-    findings = [finding for each in found for finding in each.findings]
+    # What is wrong with the truth is found once for each folder.
+    findings = dict.fromkeys(finding for each in found for finding in each.findings)
     for finding in findings:
         console.print(f"segbench: {finding}", soft_wrap=True, markup=False)
     if findings and not allow_missing:
-        raise DataError(f"{len(findings)} findings, listed above; nothing is scored; mend them or add --allow-missing")
+        listing = "1 finding, named above" if len(findings) == 1 else f"{len(findings)} findings, listed above"
+        raise DataError(f"{listing}; nothing is scored; mend them or add --allow-missing")
     names = list(map(str, predictions))
     kind: Literal["images", "sequences"] | None = units.value if units else None
     all_scored = read_scores(names, found, listed, bootstrap, kind, stated=prediction_ids is not None)
-    images = len(all_scored[0].counts.names)
-    left_out = pairings[0].images - images
-    where = f"{dataset} {split}" if isinstance(wanted, list) else f"{truth}"
-    data = f"Data: {where}, {images} images" + (f" ({left_out} more left out)" if left_out else "") + "."
+    left_out = pairings[0].images - len(all_scored[0].counts.names)
+    where = None if isinstance(wanted, Path) else split or "test"
+    data = Data(str(truth), dataset or str(classes), where, len(all_scored[0].counts.names), left_out)
     show(all_scored, listed, spec, output, data)
+
+
+def check_folders(folders: list[Path]) -> None:
+    """Raise `SettingError` for a folder given twice, whose two columns could not be told apart."""
+    from segbench.errors import SettingError
+
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise SettingError(f"--predictions {folder}: given twice; name each folder once")
 
 
 def score_spec(
@@ -181,11 +195,18 @@ def class_list(dataset: str | None, file: Path | None, ids: Ids | None, translat
     return translated(classes, translation) if translation else classes.numbered((ids or Ids.files).value)
 
 
-def truth_files(dataset: str | None, truth: Path, split: str) -> "Path | list[Truth]":
+def truth_files(dataset: str | None, truth: Path, split: str | None) -> "Path | list[Truth]":
     """The split of a dataset that lies in `truth` as published, else the folder itself."""
+    from segbench.errors import SettingError
     from segbench.scoring.folder import dataset_truth
 
-    return (dataset_truth(dataset, truth, split) if dataset else None) or truth
+    listed = dataset_truth(dataset, truth, split or "test") if dataset else None
+    if listed is None and split:
+        raise SettingError(
+            f"--split {split}: {truth} holds no dataset in its published layout; name the folder of one and --dataset, "
+            "or leave --split out"
+        )
+    return truth if listed is None else listed
 
 
 def counted(

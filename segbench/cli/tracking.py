@@ -24,7 +24,7 @@ class Step(Protocol):
 def track(steps: Generator[Step, None, Result], words: str, console: Console) -> Result:
     """Do the work, show how far it is, and return its result."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -42,4 +42,4 @@ def track(steps: Generator[Step, None, Result], words: str, console: Console) ->
             bar.update(task, completed=step.number, total=step.total)
             if not console.is_terminal and time.monotonic() - spoken > LINE_EVERY_S:
                 spoken = time.monotonic()
-                console.print(f"{words}: {step.number}/{step.total}", soft_wrap=True)
+                console.print(f"{words}: {step.number}/{step.total}", soft_wrap=True, markup=False)

@@ -56,8 +56,7 @@ class CamVid(FileDataset):
         (0, 128, 192),
     )
     shipped_weights = (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)
-    # 0001TP_008550 is a frame of 0001TP; a name without an underscore is a sequence of its own.
-    sequence_pattern = r"([^_]+)"
+    sequence_pattern = r"(0001TP|0006R0|0016E5|Seq05VD)_"  # the four videos; the rest of a name numbers the frame
     table = lookup({file_id: file_id for file_id in range(12)})
 
     def __init__(self, split: str, *, root: Path | None = None, size: tuple[int, int] | None = None) -> None:

@@ -246,7 +246,7 @@ def _missing(path: Path, what: str) -> FileProblem:
 
 def _unreadable(path: Path, what: str, error: Exception, allowed: str = "a whole image file") -> FileProblem:
     # Pillow repeats the path in some messages; the finding has it already.
-    reason = " ".join(str(error).replace(f"'{path}'", "the file").split()) or type(error).__name__
+    reason = " ".join(str(error).replace(f" '{path}'", "").split()) or type(error).__name__
     return FileProblem(Finding(str(path), f"{what} cannot be read ({reason})", allowed, "copy it anew"))
 
 

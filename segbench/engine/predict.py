@@ -24,7 +24,7 @@ class Maps(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """A few frames. `truth` (K is void) lies on the host; the maps of a GPU lie there and may still be on their way."""
+    """A few frames. `truth` (K is void) lies on the host; the maps of a GPU lie there and may still be being made."""
 
     names: list[str]
     truth: UInt8[Tensor, "n h w"]
@@ -51,11 +51,12 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
 
 
 def largest(logits: Float[Tensor, "n k h w"]) -> UInt8[Tensor, "n h w"]:
-    """The class of the largest value, the first one of equals."""
-    if logits.is_cuda:
+    """The class of the largest value, the first one of equals; NaN is larger than any number, as in torch's argmax."""
+    top = None if logits.is_cuda else logits.amax(1)
+    # A sum is NaN if a part of it is; inf - inf gives one too, and then argmax is only slower.
+    if top is None or top.sum().isnan():
         return logits.argmax(1).to(torch.uint8)
-    # torch's argmax over channels reads across memory on a CPU and takes ten times as long as this.
-    top = logits.amax(1)
+    # torch's argmax over channels reads across memory on a CPU and takes several times as long as this.
     labels = torch.zeros_like(top, dtype=torch.uint8)
     for label in reversed(range(logits.shape[1])):
         labels.masked_fill_(logits[:, label] == top, label)

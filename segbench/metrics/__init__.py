@@ -1,4 +1,4 @@
 """Exact counts of agreement between label maps, and the statistics that are read from them.
 
-`confusion` counts pixels, `boundary` counts contours; NumPy, numba and SciPy, no torch.
+`confusion` counts pixels, `boundary` counts contours; NumPy, numba and SciPy; torch in `device.py` alone.
 """

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import isqrt
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -49,7 +49,7 @@ HalfWidths = Int64[np.ndarray, " rows"]
 NOTHING = np.zeros((0, 0), np.bool_)
 
 STRIP_PIXELS = 1 << 18
-"""A strip's rows hold about as many, unless the tolerance asks for more: a strip is half of its surroundings then."""
+"""A strip's rows hold about as many, or, where the tolerance asks for more, has as many rows as its surroundings."""
 
 
 class Matching(NamedTuple):
@@ -89,7 +89,7 @@ def boundary_counts_of(
     assert truth.shape == prediction.shape, f"truth of shape {truth.shape}, prediction of {prediction.shape}"
     assert truth.dtype == prediction.dtype == np.uint8, f"maps of {truth.dtype} and {prediction.dtype}, not uint8"
     assert 1 <= num_classes <= 254
-    assert all(m.tolerance_sq >= 0 and m.rule in ("bsds", "distance") for m in matchings)
+    assert all(m.tolerance_sq >= 0 and m.rule in get_args(Rule) and m.void in get_args(VoidPolicy) for m in matchings)
     # numba compiles once more for read-only arrays; a copy takes microseconds and is rarely needed.
     truth, prediction = (labels if labels.flags.carray else labels.copy() for labels in (truth, prediction))
     counts: dict[Matching, Int64[np.ndarray, "k 4"]] = {}

@@ -25,7 +25,7 @@ empty: what an image is that scores no class, where a mean over images is taken 
 A class that fills the image has no boundary, and is not present by these rules. Departures: none known.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real
@@ -74,6 +74,7 @@ def facts(counts: Counts, averaging: Averaging = SCRIPT) -> Facts:
     m is 2 where the mean over images comes last, 2k for "images-then-classes", 4k for "pooled-per-class", and 3 for
     "f-of-means". The facts of one image read as the score of that image alone.
     """
+    assert averaging.presence in get_args(Presence) and averaging.empty in get_args(Empty), averaging
     scored = _scored(counts, averaging.presence)
     if averaging.average == "classes-then-images":
         return _facts_of_images(np.asarray(mean_defined(_f1(scored))), averaging.empty)

@@ -22,7 +22,7 @@ these were grey values, so its bands are not those of the classes. Also by name:
 Departures: none known, beyond the pooling that the paper leaves open.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Real, UInt8
@@ -57,11 +57,10 @@ def band_map(labels: Maps, num_classes: int, width_px: int) -> Maps:
     """The label of each pixel that is in its class's band; num_classes for all others and for void."""
     # numba compiles once more for read-only arrays; a copy takes microseconds and is rarely needed.
     labels = np.require(labels, requirements=["C", "W"])
-    if kernels() is None:
-        return _band_map_numpy(labels, num_classes, width_px)
-    from segbench.metrics.kernels import bands  # here, because it imports numba
-
-    return bands.band_map(labels, num_classes, width_px)
+    fast = kernels()
+    return (
+        _band_map_numpy(labels, num_classes, width_px) if fast is None else fast.band_map(labels, num_classes, width_px)
+    )
 
 
 def boundary_iou(counts: Counts, *, average: Average = "pooled-per-class") -> float:
@@ -84,6 +83,7 @@ def band_iou(counts: Real[np.ndarray, "*batch 3"]) -> Float64[np.ndarray, "*batc
 
 def facts(counts: Counts, average: Average = "pooled-per-class") -> Float64[np.ndarray, "n m"]:
     """What adds up over images to what `read` reads: the counts [n, 3k], or means, [n, 2k] and [n, 2]."""
+    assert average in get_args(Average), average
     if average == "pooled-per-class":
         return counts.reshape(len(counts), 3 * counts.shape[1]).astype(np.float64)
     if average == "images-then-classes":

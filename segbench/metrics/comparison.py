@@ -95,7 +95,7 @@ def compare_all(
             Pair(names[i], names[j], *rest)
             for (i, j), *rest in zip(pairs, bootstraps, p.tolist(), adjusted.tolist(), strict=True)
         ),
-        (*units.words, *_words(p, units, permutations, alpha)),
+        _words(p, units, permutations, alpha),
     )
 
 
@@ -189,7 +189,7 @@ def _words(p: Float64[np.ndarray, " pairs"], units: Units, permutations: int, al
     tests, least = int(np.isfinite(p).sum()), smallest_p(units, permutations)
     if tests and tests * least > alpha:
         words.append(
-            f"{units.number} {units.kind} and {permutations} permutations allow no p below {least:.2g}, which times "
+            f"{units.number} {units.kind} and {permutations} permutations allow no p below {least:.3g}, which times "
             f"{tests} tests is over {alpha:g}: no pair can be told apart"
         )
     if np.isnan(p).any():

@@ -20,7 +20,6 @@ def _import_kernels() -> ModuleType | None:
     try:
         import_module("numba")
         return import_module("segbench.metrics.kernels")
-    except (
-        Exception
-    ):  # absent, built for another NumPy (ImportError, SystemError), no folder for its cache (RuntimeError)
+    # Absent, built for another NumPy (ImportError, SystemError), no folder for its cache (RuntimeError).
+    except Exception:
         return None

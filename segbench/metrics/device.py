@@ -15,6 +15,7 @@ confusion and bands; for boundaries 42 up to 15 classes, 67 up to 31 and 131 abo
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Int64, Integer, UInt8
@@ -50,6 +51,7 @@ def distance_counts(
 
     `tolerance_sq` is in squared pixels.
     """
+    assert void in get_args(VoidPolicy), void
     half_widths = disk_half_widths(tolerance_sq, (truth.shape[1], truth.shape[2])).tolist()
     counts = [_distance_counts(t, p, num_classes, half_widths, void) for t, p in _chunks(truth, prediction)]
     return torch.cat(counts)

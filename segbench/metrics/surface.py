@@ -23,7 +23,7 @@ Averages, by name:
   classes.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real
@@ -54,6 +54,7 @@ def surface_distance_of_classes(counts: Real[np.ndarray, "*batch 4"]) -> Float64
 
 def facts(counts: Counts, average: Average = "classes-then-images") -> Float64[np.ndarray, "n m"]:
     """What adds up over images to what `read` reads: [n, 2], or [n, 2k] for "images-then-classes"."""
+    assert average in get_args(Average), average
     values = surface_distance_of_classes(counts)
     return mean_facts(np.asarray(mean_defined(values))[:, None] if average == "classes-then-images" else values)
 

@@ -81,7 +81,7 @@ def score_lines(record: Record) -> list[str]:
     score = record.run["score"]
     if not score or not record.evaluations:
         return []
-    return [REGION_WORDS, *([boundary_words(score["boundary"])] if score["boundary"] else [])]
+    return [f"percent. {REGION_WORDS}", *([boundary_words(score["boundary"])] if score["boundary"] else [])]
 
 
 def training_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:

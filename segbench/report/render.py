@@ -38,10 +38,11 @@ def blocks(table: Table, width: int) -> Iterator[tuple[bool, list[int]]]:
 
 def grid(table: Table, chosen: Sequence[int], title: str | None) -> RichTable:
     """Some columns of a table."""
-    result = RichTable(title=title, title_justify="left", title_style="bold")
+    # As Text: a folder's name may hold what Rich would take for markup.
+    result = RichTable(title=Text(title, style="bold") if title else None, title_justify="left")
     for index in chosen:
         justify: Literal["left", "right"] = "left" if index < table.left else "right"
-        result.add_column(table.columns[index], justify=justify, overflow="fold", no_wrap=index >= table.left)
+        result.add_column(Text(table.columns[index]), justify=justify, overflow="fold", no_wrap=index >= table.left)
     for row in table.rows:
         result.add_row(*(Text(row[i], style="dim" if row[i] == "n/a" else "") for i in chosen))
     return result

@@ -40,6 +40,7 @@ def document(
         "intervals": intervals(scored.intervals, names),
         "confusion": scored.counts.confusion.sum(0).tolist(),
         "per_image": per_image if per_image is not None else images(scored.counts),
+        "words": list(scored.words),
         "findings": [finding._asdict() for finding in scored.findings],
         **({"conventions": [other(row) for row in others]} if others else {}),
     }
@@ -65,10 +66,8 @@ def per_class(scored: Scored, names: Sequence[str]) -> dict[str, dict[str, Value
     }
 
 
-def intervals(found: Mapping[str, Interval], names: Sequence[str]) -> dict[str, Any] | None:
-    """How they were made, and [low, high] of each score; null where none were asked for."""
-    if not found:
-        return None
+def intervals(found: Mapping[str, Interval], names: Sequence[str]) -> dict[str, Any]:
+    """How they were made, and [low, high] of each score."""
     first = next(iter(found.values()))
     overall = {name: ends(interval) for name, interval in found.items() if not name.startswith("per_class ")}
     return {

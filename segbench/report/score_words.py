@@ -3,8 +3,12 @@
 from typing import Any
 
 REGION_WORDS = (
-    "percent. G, C and mIoU come from one confusion matrix over the split; pixels with void truth are left out, "
+    "G, C and mIoU come from one confusion matrix over the split; pixels with void truth are left out, "
     "void predictions elsewhere are errors; C averages classes with truth, mIoU classes with a union."
+)
+OTHER_REGION_WORDS = "FWIoU weights IoU by truth pixels; Dice averages classes in truth or prediction."
+SURFACE_WORDS = (
+    "NSD: the share of both maps' boundary pixels that lie within the tolerance of the other's, averaged as BF is."
 )
 RULES = {"bsds": "one-to-one matching (bsds)", "distance": "within the tolerance (distance)"}
 VOID = {

@@ -3,7 +3,7 @@
 Scores are printed in percent. "n/a" stands where a score is not defined or an interval could not be made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from segbench.metrics.comparison import Comparison
 from segbench.metrics.conventions import Convention
 from segbench.metrics.intervals import Interval
+from segbench.metrics.units import ENOUGH
 from segbench.report.table import Table
 from segbench.scoring.scored import Scored
 from segbench.scoring.scores import of_images
@@ -39,16 +40,11 @@ SHORT = {
     "boundary_iou": "BIoU",
 }
 
-RARE = (
-    "Intervals of single classes: those of rare classes are too narrow; in simulations the rarest class's 95 % "
-    "interval covered in 78 to 90 % of worlds (benchmarks/coverage.md)."
-)
-
 
 def overall(scored: Scored, notes: Sequence[str]) -> Table:
     """One folder of predictions: a row a score."""
     rows = [
-        [heading(name), percent(float(score.value)), between(scored.intervals.get(name))]
+        [heading(name), percent(float(score.value)), between(scored.intervals[name])]
         for name, score in scored.scores.overall.items()
     ]
     level = next(iter(scored.intervals.values())).level
@@ -66,7 +62,7 @@ def side_by_side(all_scored: Sequence[Scored], comparison: Comparison, by: str, 
         cells = [with_interval(scored, key) for key in names]
         rows.append([name, comparison.letters[place], ranks, *cells])
     columns = ["Predictions", "Group", "Rank", *(heading(name, short=True) for name in names)]
-    return Table(f"by {heading(by)}", columns, rows, list(notes), left=1)
+    return Table(f"Predictions by {heading(by)}", columns, rows, list(notes), left=1)
 
 
 def pairs(comparison: Comparison, by: str) -> Table:
@@ -91,11 +87,21 @@ def classes(scored: Scored, names: Sequence[str]) -> Table:
     total = max(int(pixels.sum()), 1)
     rows = []
     for index, name in enumerate(names):
-        interval = scored.intervals.get("per_class iou")
+        interval = scored.intervals["per_class iou"]
         cells = [percent(float(value[index])) for value in values.values()]
         rows.append([name, percent(pixels[index] / total), cells[0], between(interval, index), *cells[1:]])
     first, *others = (heading(key, short=True) for key in values)
-    return Table("Classes", ["Class", "% of truth", first, "Interval", *others], rows, [RARE], left=1)
+    return Table(
+        "Classes", ["Class", "% of truth", first, "Interval", *others], rows, rare_notes(scored, names), left=1
+    )
+
+
+def rare_notes(scored: Scored, names: Sequence[str]) -> list[str]:
+    """Which classes' own intervals say less than their level, for too few images have them in the truth."""
+    images = (scored.counts.confusion[:, :-1].sum(2) > 0).sum(0)
+    rare = [name for name, number in zip(names, images, strict=True) if 0 < number < ENOUGH["images"]]
+    few = f"fewer than {ENOUGH['images']} images have them"
+    return [f"Intervals of {', '.join(rare)} alone: {few}, and their intervals are too narrow."] if rare else []
 
 
 def worst(scored: Scored, by: str, number: int) -> Table:
@@ -130,29 +136,26 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}" if isfinite(value) else "n/a"
 
 
-def between(interval: Interval | None, place: int | None = None) -> str:
+def between(interval: Interval, place: int | None = None) -> str:
     """`61.20 to 64.48`"""
-    if interval is None:
-        return "n/a"
     low, high = (float(np.asarray(end)[() if place is None else place]) for end in (interval.low, interval.high))
     return f"{100 * low:.2f} to {100 * high:.2f}" if isfinite(low) and isfinite(high) else "n/a"
 
 
 def with_interval(scored: Scored, name: str) -> str:
     """`62.31 (61.20 to 64.48)`"""
-    value = percent(float(scored.scores.overall[name].value))
-    return f"{value} ({between(scored.intervals[name])})" if name in scored.intervals else value
+    return f"{percent(float(scored.scores.overall[name].value))} ({between(scored.intervals[name])})"
 
 
 def probability(p: float) -> str:
     return "n/a" if not isfinite(p) else f"{p:.4f}" if p >= 0.0001 else "<= 0.0001"
 
 
-def interval_notes(intervals: Mapping[str, Interval]) -> list[str]:
+def interval_notes(intervals: Sequence[Interval]) -> list[str]:
     """How the intervals were made, and what they do not say."""
-    first = next(iter(intervals.values()))
+    first = intervals[0]
     seeds = f" and {first.seeds} seeds" if first.seeds > 1 else ""
-    words = dict.fromkeys(word for interval in intervals.values() for word in interval.words)
+    words = dict.fromkeys(word for interval in intervals for word in interval.words)
     return [
         f"Intervals: {first.level * 100:g} %, {first.method} bootstrap of {first.units} {first.kind}{seeds}, "
         f"{first.resamples} resamples.",

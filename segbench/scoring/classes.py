@@ -6,7 +6,7 @@ be class indices (`classes`). A file whose ids fit only the other numbering says
 `doubt` compares how many pixels agree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -39,6 +39,7 @@ class ClassList:
     colours: tuple[Colour, ...] | None = None
     void_colour: Colour | None = None
     sequence_pattern: str | None = None
+    of_dataset: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,23 +58,24 @@ class ClassList:
         table = self.file_table if ids == "files" else index_table(len(self), void=False)
         return replace(self, prediction_table=table, numbering=ids)
 
-    def sequences(self, names: Iterable[str]) -> tuple[str, ...]:
+    def sequences(self, names: Sequence[str]) -> tuple[str, ...]:
         """The video sequence of each image, by its name; empty where the classes come without a rule for it.
 
-        Raises `SettingError` for a name that the rule does not fit.
+        A dataset's rule that fits not every name tells nothing: predictions may have names of their own. Raises
+        `SettingError` for a name that the rule of a file of classes does not fit.
         """
         if self.sequence_pattern is None:
             return ()
-        return tuple(self._sequence(name) for name in names)
-
-    def _sequence(self, name: str) -> str:
-        found = sequence_in(name, self.sequence_pattern or "")
-        if found is None:
-            raise SettingError(
-                f'sequences: "{self.sequence_pattern}" finds no sequence in the name "{name}"; allowed: an expression '
-                "whose first group matches the beginning of every name; mend it, or leave sequences out"
-            )
-        return found
+        found = [sequence_in(name, self.sequence_pattern) for name in names]
+        if None not in found:
+            return tuple(sequence for sequence in found if sequence)
+        if self.of_dataset:
+            return ()
+        name = names[found.index(None)]
+        raise SettingError(
+            f'sequences: "{self.sequence_pattern}" finds no sequence in the name "{name}"; allowed: an expression '
+            "whose first group matches the beginning of every name; mend it, or leave sequences out"
+        )
 
 
 def of_dataset(name: str) -> ClassList:
@@ -92,6 +94,7 @@ def of_dataset(name: str) -> ClassList:
         colours=tuple(dataset.palette),
         void_colour=dataset.void_colour,
         sequence_pattern=dataset.sequence_pattern,
+        of_dataset=True,
     )
 
 

@@ -121,7 +121,7 @@ def dataset_truth(name: str, root: Path, split: str) -> list[Truth] | None:
 
 def _walk(folder: str) -> Iterator[tuple[str, str, str]]:
     """Name, ending and path of every file that is not hidden."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = place[len(folder) :].strip(os.sep).replace(os.sep, "/")
         for file in files:

@@ -40,6 +40,7 @@ def count_pairs(
     pairs: Sequence[Pair], classes: ClassList, spec: ScoreSpec, resize: Resize | None = None
 ) -> Generator[Counted, None, Found]:
     """The counts of all pairs, in their order. Holds a few pairs of maps at a time, whatever their number."""
+    classes.sequences([pair.name for pair in pairs])  # raises before the work, not after it
     images: list[tuple[str, ImageCounts]] = []
     findings: list[Finding] = []
     chunks = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]

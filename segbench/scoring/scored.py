@@ -8,7 +8,7 @@ from segbench.errors import DataError
 from segbench.metrics.comparison import Comparison, compare_all
 from segbench.metrics.intervals import Bootstrap, Interval, intervals
 from segbench.metrics.units import Kind, Units, choose_units
-from segbench.scoring.classes import ClassList, doubt
+from segbench.scoring.classes import ClassList, Doubt, doubt
 from segbench.scoring.counts import Counts
 from segbench.scoring.score import Found
 from segbench.scoring.scores import Scores, scores
@@ -45,7 +45,9 @@ def read_scores(
     sets = [set(c.names) for c in counts]
     common = [name for name in counts[0].names if all(name in names for names in sets)] if counts else []
     if len(counts) < len(found) or not common:
-        raise DataError("no image has two usable files; nothing can be scored; mend what is listed above")
+        raise DataError(
+            "no image has usable files in the truth and in every folder; nothing is scored; mend what is listed above"
+        )
     return [
         _read(name, own.of(common), each.findings, classes, bootstrap, kind, stated)
         for name, own, each in zip(names, counts, found, strict=True)
@@ -74,7 +76,14 @@ def _read(
         resamples=bootstrap.resamples,
         seed=bootstrap.seed,
     )
-    return Scored(name, counts, found, units, made, tuple(findings), (str(doubtful),) if doubtful else ())
+    return Scored(name, counts, found, units, made, tuple(findings), _words(doubtful, counts, classes))
+
+
+def _words(doubtful: Doubt | None, counts: Counts, classes: ClassList) -> tuple[str, ...]:
+    words = [str(doubtful)] if doubtful else []
+    if classes.sequence_pattern and not counts.sequences:
+        words.append("the names do not tell the video sequences: images are taken as independent")
+    return tuple(words)
 
 
 def compare(all_scored: Sequence[Scored], by: str) -> Comparison:

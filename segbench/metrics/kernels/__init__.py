@@ -8,9 +8,10 @@ must be given the plain function. Two traps of numba shape the arithmetic: an op
 float64, and each array slice costs about 10 ns of reference counting, so that loops slice strips, not rows.
 """
 
+from segbench.metrics.kernels.bands import band_map
 from segbench.metrics.kernels.matching import count_matches
 from segbench.metrics.kernels.pairs import count_bytes, count_nibbles
 from segbench.metrics.kernels.presence import mark_present
 from segbench.metrics.kernels.reach import count_in_reach
 
-__all__ = ["count_bytes", "count_in_reach", "count_matches", "count_nibbles", "mark_present"]
+__all__ = ["band_map", "count_bytes", "count_in_reach", "count_matches", "count_nibbles", "mark_present"]

@@ -1,8 +1,8 @@
 """How a kernel is compiled: numba's nopython mode, at its first call, kept on disk.
 
-The machine code is kept in `__pycache__` beside the kernel or, where that cannot be written, in NUMBA_CACHE_DIR or the
-user's cache folder. numba compiles again when the file of the kernel that Python calls has changed, and looks at no
-other file. So a kernel calls kernels of its own file only.
+The machine code is kept in NUMBA_CACHE_DIR where that is set, else in `__pycache__` beside the kernel or, where that
+cannot be written, in the user's cache folder. numba compiles again when the file of the kernel that Python calls has
+changed, and looks at no other file. So a kernel calls kernels of its own file only.
 """
 
 from collections.abc import Callable

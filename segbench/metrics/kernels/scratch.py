@@ -27,20 +27,24 @@ class Scratch(NamedTuple):
 
 
 class _Kept(threading.local):
-    scratch: Scratch | None = None
+    def __init__(self) -> None:
+        self.by_mask: dict[np.dtype, Scratch] = {}
 
 
 _kept = _Kept()
 
 
 def scratch_of(cells: int, dtype: np.dtype) -> Scratch:
-    """The thread's scratch, anew where it is too small or for other masks."""
-    kept = _kept.scratch
-    if kept is None or kept.padded.size < cells or kept.missing.dtype != dtype:
+    """The thread's scratch for masks of a type, anew where it is too small.
+
+    One for each type: with 17 classes and more, images of few classes and of many (`boundary.py`) follow one another.
+    """
+    kept = _kept.by_mask.get(dtype)
+    if kept is None or kept.padded.size < cells:
         cells = (cells + 7) // 8 * 8
         del kept
-        _kept.scratch = None  # the old memory goes before the new comes
-        kept = _kept.scratch = Scratch(
+        _kept.by_mask.pop(dtype, None)  # the old memory goes before the new comes
+        kept = _kept.by_mask[dtype] = Scratch(
             padded=np.empty(cells, np.uint8),
             flags=np.empty(cells, np.uint8),
             places=np.empty((2, cells), np.int32),

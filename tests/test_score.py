@@ -321,3 +321,79 @@ def test_an_interrupted_command_leaves_nothing_half_written(tmp_path: Path) -> N
     assert process.returncode == 130, printed
     assert "Traceback" not in printed
     assert not list(tmp_path.glob("scores*"))
+
+
+def test_a_killed_command_takes_its_processes_along(tmp_path: Path) -> None:
+    given = pairs(2)
+    for folder, place in (("truth", 0), ("guesses", 1)):
+        write(tmp_path / folder, {f"{name}-{i}": maps[place] for name, maps in given.items() for i in range(6000)})
+    (tmp_path / "classes.yaml").write_text(CLASSES)
+    command = [sys.executable, "-m", "segbench.cli", "score", "--predictions", "guesses", "--truth", "truth"]
+    process = subprocess.Popen(
+        [*command, "--classes", "classes.yaml", "--resamples", "100000000"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.DEVNULL,
+    )
+    found: set[int] = set()
+    deadline = time.monotonic() + 60
+    while not found and process.poll() is None and time.monotonic() < deadline:
+        found = children(process.pid)
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    if sys.platform == "linux":
+        assert found
+    while any(Path(f"/proc/{pid}").exists() for pid in found):
+        assert time.monotonic() < deadline, "the processes of a killed command live on"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        return set(map(int, listed.read_text().split()))
+    except OSError:
+        return set()
+
+
+def test_predictions_of_another_size_are_resized_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (here / "guesses").iterdir():
+        with Image.open(path) as image:
+            image.resize((80, 60), Image.Resampling.NEAREST).save(path)
+    assert run(monkeypatch, *every_option()) == 2
+    assert run(monkeypatch, *every_option(), "--resize", "nearest") in (0, None)
+    found = json.loads((here / "out/scores.json").read_text())
+    given = [(np.where(t == 255, 3, t).astype(np.uint8), p) for t, p in pairs(6).values()]
+    total = region.areas(sum(confusion(t, p, 3) for t, p in given))
+    assert found["mean_iou"] == pytest.approx(float(region.mean_iou(total)))
+
+
+def test_matlabs_boundary_score_needs_its_rule_and_tolerance(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = {}
+    for rule in ("distance", "bsds"):
+        assert run(monkeypatch, "--rule", rule, "--conventions", "--json", "x.json") in (0, None)
+        found = json.loads((here / "x.json").read_text())
+        (row,) = (row for row in found["conventions"] if row["name"] == "MeanBFScore")
+        printed[rule] = (row["value"], found["boundary_f1"][rule])
+    assert printed["distance"][0] == pytest.approx(printed["distance"][1])
+    assert printed["bsds"][0] is None
+
+
+def test_names_that_tell_no_sequence_are_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = {f"frame{i}": np.eye(20, dtype=np.uint8) for i in range(3)}
+    write(tmp_path / "t", maps)
+    write(tmp_path / "p", maps)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["score", "--predictions", "p", "--truth", "t", "--dataset", "camvid", "--json", "x.json"]
+    monkeypatch.setattr(sys, "argv", ["segbench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (0, None)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert "do not tell the video sequences" in found["words"][0]
+    assert found["intervals"]["resampled"] == "images"
+    assert found["data"] == {"truth": "t", "classes": "camvid", "split": None, "images": 3, "left_out": 0}
+    assert "do not tell the video sequences" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
+DRAW_EVERY_S = 0.1
 Result = TypeVar("Result")
 
 
@@ -31,7 +32,9 @@ def track(steps: Generator[Step, None, Result], words: str, console: Console) ->
         TimeRemainingColumn(),
     )
     spoken = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, closing(steps):
+    # Without a thread of its own to draw it: the work may fork, and a forked thread's locks stay shut.
+    drawn = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
+    with drawn as bar, closing(steps):
         task = bar.add_task(words, total=None)
         while True:
             try:
@@ -39,7 +42,9 @@ def track(steps: Generator[Step, None, Result], words: str, console: Console) ->
             except StopIteration as end:
                 result: Result = end.value
                 return result
-            bar.update(task, completed=step.number, total=step.total)
-            if not console.is_terminal and time.monotonic() - spoken > LINE_EVERY_S:
-                spoken = time.monotonic()
+            if time.monotonic() - spoken < (DRAW_EVERY_S if console.is_terminal else LINE_EVERY_S):
+                continue
+            spoken = time.monotonic()
+            bar.update(task, completed=step.number, total=step.total, refresh=True)
+            if not console.is_terminal:
                 console.print(f"{words}: {step.number}/{step.total}", soft_wrap=True, markup=False)

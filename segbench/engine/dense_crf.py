@@ -23,13 +23,9 @@ The defaults are DeepLab-LargeFOV's, as others copied them from the model's page
 rows can be approached, not repeated.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Annotated, Literal
@@ -40,6 +36,7 @@ from pydantic import Field, PositiveInt
 
 from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.spec import Spec
+from segbench.workers import interrupts_later, processors, worker_processes
 
 MOST_PROCESSES = 16
 """More would wait for the network, and each takes up to half a gigabyte (360x480, 37 classes)."""
@@ -130,14 +127,9 @@ def refine_all(
     Raises what `refine` raises, with the number of the image, and `SegbenchError` when a process is killed.
     """
     require_library()
-    processes = processes or min(_processors(), MOST_PROCESSES)
+    processes = processes or min(processors(), MOST_PROCESSES)
     results = _in_this_process(items, spec) if processes == 1 else _in_processes(items, spec, processes)
     yield from results
-
-
-def _processors() -> int:
-    """Those that this process may use, which is fewer than the machine's under a batch system."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_this_process(items: Iterable[tuple[np.ndarray, np.ndarray]], spec: DenseCrf) -> Iterator[np.ndarray]:
@@ -151,11 +143,11 @@ def _in_processes(
     items: Iterable[tuple[np.ndarray, np.ndarray]], spec: DenseCrf, processes: int
 ) -> Iterator[np.ndarray]:
     # Not threads: the library holds Python's lock. Not fork: this process may hold CUDA, which does not survive it.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool = worker_processes(processes, "spawn")
     waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
     try:
         for number, (image, logits) in enumerate(items, 1):
-            with _numbered(number), _interrupts_later():
+            with _numbered(number), interrupts_later():
                 waiting.append((number, pool.submit(refine, image, logits, spec)))
             if len(waiting) == 2 * processes:
                 yield _finished(*waiting.popleft())
@@ -163,20 +155,6 @@ def _in_processes(
             yield _finished(*waiting.popleft())
     finally:  # also when the reader stops early, or Ctrl-C: images that have begun are waited for
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C waits until the end. Processes that are started meanwhile stay deaf to it: the mask is inherited, and one
-    that is still starting would print a traceback of its own."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finished(number: int, future: Future[np.ndarray]) -> np.ndarray:
@@ -196,16 +174,3 @@ def _numbered(number: int) -> Iterator[None]:
         ) from error
     except SegbenchError as error:
         raise type(error)(f"image {number}: {error}") from error
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, which ends its processes in order; end alone where the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

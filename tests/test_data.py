@@ -350,7 +350,7 @@ def test_root_is_the_argument_then_the_suite_then_the_environment(
 def test_sequences_are_told_by_the_name() -> None:
     assert CamVid.sequence_of("0001TP_008550") == "0001TP"
     assert CamVid.sequence_of("Seq05VD_f00000") == "Seq05VD"
-    assert CamVid.sequence_of("frame") == "frame", "a frame of its own"
+    assert CamVid.sequence_of("frame_1") is None, "not of one of the four videos"
     assert SunRgbd.sequence_of("test-000001") is None
 
 

@@ -10,8 +10,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from segbench.data.labels import Finding
-from segbench.metrics.compiled import kernels
 from segbench.scoring.classes import ClassList
 from segbench.scoring.count import ImageCounts, count_canonical
 from segbench.scoring.counts import Counts, gather
@@ -48,6 +49,7 @@ def count_pairs(
     chunks = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
     count_chunk = partial(_count_chunk, classes=classes, spec=spec, resize=resize)
     done = 0
+    _load_kernels(len(classes), spec)
     pool = _pool(min(processors(), len(chunks)))
     try:
         with interrupts_later():
@@ -66,12 +68,19 @@ def count_pairs(
     return Found(gather(images, classes.sequences([name for name, _ in images])), findings)
 
 
+def _load_kernels(num_classes: int, spec: ScoreSpec) -> None:
+    """Compile the counters, or load what was compiled before, once and not in each process: count what has one class,
+    and what has all of them, for which the kernels may take wider masks."""
+    for present in {1, num_classes}:
+        labels = np.arange(present, dtype=np.uint8)[None]
+        count_canonical(labels, labels, num_classes, spec)
+
+
 def _pool(number: int) -> Executor:
     """Forked processes, where forking is safe. Elsewhere threads: Pillow decodes and numba counts without Python's
     lock, but what is between holds it, and together they take a sixth longer."""
     if sys.platform != "linux":
         return ThreadPoolExecutor(max(number, 1))
-    kernels()  # loaded once, here, and not by each
     return worker_processes(max(number, 1), "fork")
 
 

@@ -30,6 +30,7 @@ from segbench.engine.device import resolve_device
 from segbench.engine.evaluate import evaluate
 from segbench.engine.predict import PREDICT_BATCH, largest, predict
 from segbench.metrics import boundary, boundary_iou, confusion, device
+from segbench.metrics.compiled import kernels
 from segbench.models.build import build
 from segbench.scoring.count import count
 from segbench.scoring.spec import BoundarySpec, ScoreSpec
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=["segnet-basic", "segnet"])
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
+    assert kernels(), "numba did not load: these would be the times of the fallback"
     where = resolve_device(given.device)
     frames = Frames(Synthetic("test", size=SIZE, test=given.images))
     truth = frames.batch(range(given.images)).labels
@@ -174,7 +176,7 @@ def main() -> None:
             "",
             f"360x480, {CLASSES} classes, {given.images} synthetic scenes, batches of {PREDICT_BATCH}; confusion "
             "counts and boundary counts by `distance` and by `bsds` at 0.75 % of the diagonal.",
-            f"Medians of {given.rounds} rounds in turns; load of the machine meanwhile, other work included: "
+            f"Medians of {given.rounds} rounds, all ways in turns; load of the machine meanwhile, other work included: "
             f"{os.getloadavg()[1]:.1f}.",
             f"{described(where)}, Python {platform.python_version()}, torch {torch.__version__}, {date.today()}. "
             "Made by `python benchmarks/evaluation.py`.",

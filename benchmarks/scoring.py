@@ -32,6 +32,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from scoring_pairs import annotations, pairs
 
 from segbench.metrics.boundary import Matching, boundary_counts, boundary_counts_of, tolerance_squared
+from segbench.metrics.compiled import kernels
 from segbench.metrics.confusion import confusion
 
 K, SIZE = 11, (360, 480)
@@ -273,14 +274,17 @@ def folder(paths: list[Path], rounds: int) -> list[str]:
     return [title, "", "| | seconds | times Pillow | at most |", "|---|--:|--:|--:|", *rows, ""]
 
 
-LARGE = """
-import resource, sys
+# Of the process alone: ru_maxrss of getrusage begins with that of the process which started it.
+PEAK = """
+import re, sys
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+LARGE = f"""{PEAK}
 import numpy as np
 from segbench.metrics.boundary import boundary_counts
 from segbench.metrics.confusion import confusion
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 small = np.zeros((64, 64), np.uint8)
 small[:20] = 1
@@ -291,21 +295,21 @@ confusion(truth, guess, 11), boundary_counts(truth, guess, 11, "distance", int(s
 print((peak() - before) / truth.size)
 """
 
-MANY = """
-import resource, sys
+MANY = f"""{PEAK}
+import resource
 from segbench.cli import app
 sys.argv = ["segbench", *sys.argv[1:]]
 try:
     app()
 except SystemExit:
     pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak() / 2**20, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
 
-def last_number(command: list[str]) -> float:
+def last_numbers(command: list[str]) -> list[float]:
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(printed.split()[-1])
+    return [float(number) for number in printed.splitlines()[-1].split()]
 
 
 def mosaic(maps: list[np.ndarray], side: int) -> np.ndarray:
@@ -332,7 +336,7 @@ def large_maps(paths: list[Path], place: Path) -> list[str]:
         files = [place / f"{which}.npy" for which in ("truth", "guess")]
         for file, labels in zip(files, maps, strict=True):
             np.save(file, labels)
-        found = last_number([sys.executable, "-c", LARGE, *map(str, files), limit])
+        (found,) = last_numbers([sys.executable, "-c", LARGE, *map(str, files), limit])
         rows.append(f"| 6000x6000, {kind}: confusion and distance, bytes a pixel above both maps | {found:.2f} | 6 |")
     return rows
 
@@ -345,13 +349,16 @@ def many_pairs(paths: list[Path], place: Path) -> list[str]:
         folder.mkdir()
         truth, guessed = folders(paths, folder, times_over)
         options = ["--dataset", "camvid", "--rule", "distance", "--truth", str(truth), "--predictions", str(guessed)]
-        peaks.append(last_number([sys.executable, "-c", MANY, "score", *options]))
+        peaks.append(last_numbers([sys.executable, "-c", MANY, "score", *options]))
     images = 85 * len(paths)
     counts = images * 8 * ((K + 1) ** 2 + 4 * K) / 2**20
+    (own, worker), (own_later, worker_later) = peaks
     return [
-        f"| {len(paths)} pairs: peak resident set, MiB | {peaks[0]:.0f} | |",
-        f"| {images + len(paths)} pairs: MiB more | {peaks[1] - peaks[0]:.0f} | |",
-        f"| their stored counts, MiB | {counts:.0f} | |",
+        f"| {len(paths)} pairs: peak resident set, MiB | {own:.0f} | |",
+        f"| {len(paths)} pairs: that of the largest of the processes that count, MiB | {worker:.0f} | |",
+        f"| {images + len(paths)} pairs: MiB more | {own_later - own:.0f} | |",
+        f"| {images + len(paths)} pairs: MiB more in the largest process that counts | {worker_later - worker:.0f} | |",
+        f"| the additional counts, MiB | {counts:.0f} | |",
     ]
 
 
@@ -367,6 +374,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a Markdown file; the terminal otherwise")
     parser.add_argument("--only", choices=["counters", "folder", "memory"])
     given = parser.parse_args()
+    assert kernels(), "numba did not load: these would be the times of the fallback"
     paths = annotations(given.data)
     parts = {"counters": counters, "folder": lambda paths: folder(paths, 3), "memory": memory}
     libraries = ("numpy", "scipy", "numba", "pillow", "opencv-python-headless")
@@ -380,6 +388,7 @@ def main() -> None:
     ]
     for name, part in parts.items():
         if given.only in (None, name):
+            print(f"{name} ...", file=sys.stderr, flush=True)
             lines += part(paths)
     lines.append(f"Load of the machine at the end, this work included: {os.getloadavg()[0]:.1f}.\n")
     text = "\n".join(lines)

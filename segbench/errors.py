@@ -6,7 +6,8 @@
     ├── ModelError      a model cannot be built, loaded or fed as asked
     └── RecordError     a results folder or record cannot be read or written
 
-A message says where, what was found, what is allowed and what to do. `assert` is for our own bugs.
+A message says where, what was found, what is allowed and what to do. `assert` is for our own bugs. What a user should
+know but may go on with is a `SegbenchWarning`.
 """
 
 
@@ -28,3 +29,7 @@ class ModelError(SegbenchError):
 
 class RecordError(SegbenchError):
     pass
+
+
+class SegbenchWarning(UserWarning):
+    """Nothing is wrong, but something is not as it should be; the command line prints it on one line."""

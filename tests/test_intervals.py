@@ -20,8 +20,8 @@ K = 4
 
 @pytest.fixture(scope="module")
 def coverage():
-    """The simulation of `benchmarks/coverage.py`."""
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", REPOSITORY / "benchmarks/coverage.py")
+    """The simulation of `benchmarks/intervals.py`."""
+    spec = importlib.util.spec_from_file_location("interval_benchmark", REPOSITORY / "benchmarks/intervals.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

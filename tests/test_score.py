@@ -1,6 +1,7 @@
 """`segbench score` as a person uses it: files in; tables, JSON and CSV out; all that is wrong said at once."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
+from rich.console import Console
 
-from segbench.cli import main
+from segbench.cli import main, tracking
 from segbench.metrics import boundary_f1, boundary_iou, region, surface
 from segbench.metrics.boundary import boundary_counts
 from segbench.metrics.boundary_iou import band_counts
@@ -315,12 +317,43 @@ def test_an_interrupted_command_leaves_nothing_half_written(tmp_path: Path) -> N
     command += ["--classes", "classes.yaml", "--json", "scores.json", "--resamples", "100000000"]
     environment: dict[str, Any] = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
-    time.sleep(3)
+    begun = time.monotonic()
+    while not children(process.pid) and process.poll() is None and time.monotonic() < begun + 60:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=30)
     assert process.returncode == 130, printed
     assert "Traceback" not in printed
     assert not list(tmp_path.glob("scores*"))
+
+
+def test_where_numba_does_not_load_one_line_says_so_and_the_scores_are_the_same(here: Path) -> None:
+    """As numba does not where a folder of modules holds one named as one that it imports."""
+    (here / "modules").mkdir()
+    (here / "modules" / "numba.py").write_text("raise AttributeError('no attribute types')\n")
+    found = {}
+    for path in (str(here / "modules"), ""):
+        command = [sys.executable, "-m", "segbench.cli", "score", "--predictions", "guesses", "--truth", "truth"]
+        command += ["--classes", "classes.yaml", "--rule", "bsds", "--rule", "distance", "--boundary-iou", "2px"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, str(REPOSITORY)]))}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=here)
+        found[path] = done.stdout
+        said = [line for line in done.stderr.splitlines() if "NumPy" in line]
+        assert len(said) == (1 if path else 0), done.stderr
+        if path:
+            assert said[0].startswith("segbench: counting in NumPy, many times slower: numba does not load (Attribute")
+    assert len(set(found.values())) == 1 and "BF" in found[""]
+
+
+def test_what_takes_longer_than_expected_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.05)
+    console = Console(file=io.StringIO())
+    with tracking.said_if_slow("compiling", console):
+        pass
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    with tracking.said_if_slow("compiling", console):
+        time.sleep(0.5)
+    assert console.file.getvalue() == "segbench: compiling\n"  # type: ignore[attr-defined]
 
 
 def test_a_killed_command_takes_its_processes_along(tmp_path: Path) -> None:

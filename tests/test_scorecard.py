@@ -13,10 +13,10 @@ from segbench.cli import main
 from segbench.metrics.comparison import Comparison, Pair
 from segbench.metrics.intervals import Bootstrap, Interval
 from segbench.metrics.significance import PairedBootstrap
-from segbench.report import score_json, scorecard
+from segbench.report import score_files, scorecard
 from segbench.scoring.classes import ClassList, index_table
 from segbench.scoring.counts import Counts
-from segbench.scoring.score import Found
+from segbench.scoring.pairs import PairCounts
 from segbench.scoring.scored import Scored, read_scores
 
 NAMES = ("road", "sky")
@@ -27,7 +27,7 @@ CONFUSION = np.array([[[8, 0, 0], [2, 1, 0], [1, 1, 4]], [[2, 2, 0], [1, 0, 0], 
 
 @pytest.fixture
 def scored() -> Scored:
-    return read_scores(["mine"], [Found(Counts(("a", "b"), CONFUSION, {}), [])], CLASSES, Bootstrap())[0]
+    return read_scores(["mine"], [PairCounts(Counts(("a", "b"), CONFUSION, {}), [])], CLASSES, Bootstrap())[0]
 
 
 def between(low: float, high: float) -> Interval:
@@ -65,7 +65,7 @@ def test_classes_have_rows_of_their_own(scored: Scored) -> None:
     assert [*road[:3], *road[4:]] == ["road", "75.00", "66.67", "83.33", "76.92", "80.00"]
     assert [*sky[:3], *sky[4:]] == ["sky", "25.00", "16.67", "25.00", "33.33", "28.57"]
     assert road[3] != sky[3]
-    found = score_json.per_class(scored, NAMES)
+    found = score_files.per_class(scored, NAMES)
     assert found["road"] == {
         "truth_pixels": 12,
         "iou": pytest.approx(10 / 15),
@@ -74,7 +74,7 @@ def test_classes_have_rows_of_their_own(scored: Scored) -> None:
         "dice": pytest.approx(20 / 25),
     }
     assert found["sky"]["truth_pixels"] == 4
-    ends = score_json.intervals(scored.intervals, NAMES)["per_class"]
+    ends = score_files.intervals(scored.intervals, NAMES)["per_class"]
     of_iou = scored.intervals["per_class iou"]
     assert ends["sky"]["iou"] == [of_iou.low[1], of_iou.high[1]]
     assert ends["sky"]["iou"] != ends["road"]["iou"]
@@ -84,7 +84,7 @@ def test_pairs_and_ranks() -> None:
     (row,) = scorecard.pairs(COMPARISON, "mean_iou").rows
     assert row == ["best - worst", "+25.00", "+12.50 to +37.50", "0.0100", "0.0300"]
     assert scorecard.probability(0.00005) == "<= 0.0001"
-    found = score_json.comparison(COMPARISON._replace(best_rank=(1, 1), worst_rank=(1, 2)), "mean_iou")
+    found = score_files.compared(COMPARISON._replace(best_rank=(1, 1), worst_rank=(1, 2)), "mean_iou")
     assert found["groups"] == {"best": "a", "worst": "b"}
     assert found["ranks"] == {"best": [1, 1], "worst": [1, 2]}
     (pair,) = found["pairs"]

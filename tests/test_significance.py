@@ -291,8 +291,8 @@ def test_a_table_says_what_it_cannot_say():
 
 @pytest.fixture(scope="module")
 def coverage():
-    """The simulation of `benchmarks/coverage.py`."""
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", REPOSITORY / "benchmarks/coverage.py")
+    """The simulation of `benchmarks/intervals.py`."""
+    spec = importlib.util.spec_from_file_location("interval_benchmark", REPOSITORY / "benchmarks/intervals.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

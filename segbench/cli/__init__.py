@@ -5,13 +5,16 @@ Exit codes: 0 all done; 1 a run failed (recorded; the others finished); 2 the in
 """
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from segbench import __version__
 from segbench.cli import clean, datasets, export, models, profile, report, run, score
-from segbench.errors import SegbenchError
+from segbench.errors import SegbenchError, SegbenchWarning
 
 app = typer.Typer(
     name="segbench",
@@ -41,10 +44,27 @@ def options(
     """Options that stand before a command."""
 
 
+@contextmanager
+def warnings_on_one_line() -> Iterator[None]:
+    """Nobody at a terminal has use for the line of code that gave a warning of ours."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, SegbenchWarning):
+                typer.echo(f"segbench: {message}", err=True)
+            else:
+                usual(message, category, *where)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
 def main() -> None:
     """The console script: a user's mistake is one line on the error stream and exit code 2."""
     try:
-        app()
+        with warnings_on_one_line():
+            app()
     except SegbenchError as error:
         typer.echo(f"segbench: {error}", err=True)
         sys.exit(2)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from segbench.scoring.classes import ClassList
     from segbench.scoring.folder import Pairing, Truth
-    from segbench.scoring.score import Found
+    from segbench.scoring.pairs import PairCounts
     from segbench.scoring.spec import ScoreSpec
 
 
@@ -108,9 +108,10 @@ def score(
     """
     from rich.console import Console
 
-    from segbench.cli.scorecard import Data, Output, check_output, show
+    from segbench.cli.scorecard import Output, check_output, show
     from segbench.errors import DataError
     from segbench.metrics.intervals import Bootstrap
+    from segbench.report.score_words import Data
     from segbench.scoring.folder import pair
     from segbench.scoring.scored import read_scores
     from segbench.scoring.scores import resolve_score
@@ -211,11 +212,13 @@ def truth_files(dataset: str | None, truth: Path, split: str | None) -> "Path | 
 
 def counted(
     folder: Path, pairing: "Pairing", classes: "ClassList", spec: "ScoreSpec", resize: Resize | None, console: "Console"
-) -> "Found":
+) -> "PairCounts":
     """The counts of one folder, with a bar on a terminal and a line every ten seconds elsewhere."""
-    from segbench.cli.tracking import track
-    from segbench.scoring.score import Found, count_pairs
+    from segbench.cli.tracking import said_if_slow, track
+    from segbench.scoring.pairs import PairCounts, count_pairs, load_counters
 
+    with said_if_slow("compiling the counters, which is done once after an installation (half a minute)", console):
+        load_counters(len(classes), spec)
     steps = count_pairs(pairing.pairs, classes, spec, resize.value if resize else None)
     found = track(steps, str(folder), console)
-    return Found(found.counts, [*pairing.findings, *found.findings])
+    return PairCounts(found.counts, [*pairing.findings, *found.findings])

@@ -1,8 +1,9 @@
 """Progress of work that counts up to a known number: a bar on a terminal, else a line every ten seconds."""
 
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from threading import Timer
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.1
+PATIENCE_S = 2.0
 Result = TypeVar("Result")
 
 
@@ -20,6 +22,18 @@ class Step(Protocol):
     def number(self) -> int: ...
     @property
     def total(self) -> int: ...
+
+
+@contextmanager
+def said_if_slow(words: str, console: Console) -> Iterator[None]:
+    """Say what is being done if it takes longer than anybody expects."""
+    timer = Timer(PATIENCE_S, lambda: console.print(f"segbench: {words}", soft_wrap=True, markup=False))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # the work that follows may fork
 
 
 def track(steps: Generator[Step, None, Result], words: str, console: Console) -> Result:

@@ -9,7 +9,7 @@ Three readings of the same resamples:
 - `bca`: ends corrected for bias and skewness (Efron, JASA 82, 1987; Efron & Tibshirani, "An Introduction to the
   Bootstrap", 1993, section 14.3), with the acceleration from leaving out each unit in turn.
 
-`expanded` is the default because it covers best where units are few (`benchmarks/coverage.md`, 95 % intervals of G, C,
+`expanded` is the default because it covers best where units are few (`benchmarks/intervals.md`, 95 % intervals of G, C,
 mIoU, FWIoU and BF; the lowest and the highest of the five): of 100 independent images 93.6-94.4 %, `percentile`
 93.2-94.0 %, `bca` 89.9-94.5 %; of 20 sequences 93.8-94.9 %, 91.4-93.1 %, 89.7-92.7 %. BCa is lowest for the means over
 classes, presumably because a resample that misses a rare class shifts them. Over the frames of those 20 sequences,

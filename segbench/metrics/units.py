@@ -4,7 +4,7 @@ A bootstrap or a permutation test takes its units as independent. Frames of one 
 street fails in all the frames of that street, so 171 frames tell little more than a few would. Where a dataset names
 sequences they are therefore the units (a block bootstrap: Davison & Hinkley, "Bootstrap Methods and their
 Application", 1997, section 3.8). The price is that a bootstrap of few units is too narrow, whatever they are; how many
-are enough is what `benchmarks/coverage.md` measured. With fewer the interval is too narrow, which is said; one that
+are enough is what `benchmarks/intervals.md` measured. With fewer the interval is too narrow, which is said; one that
 took the frames as independent would be far narrower still.
 """
 
@@ -21,7 +21,7 @@ Kind = Literal["images", "sequences"]
 
 ENOUGH: dict[Kind, int] = {"images": 100, "sequences": 20}
 """Of so many units a 95 % interval of G, C, mIoU, frequency-weighted IoU and boundary F1 covered in 93-97 % of the
-worlds simulated; of 50 images and of 10 sequences it fell short (`benchmarks/coverage.md`)."""
+worlds simulated; of 50 images and of 10 sequences it fell short (`benchmarks/intervals.md`)."""
 
 
 @dataclass(frozen=True)

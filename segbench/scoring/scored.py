@@ -10,7 +10,7 @@ from segbench.metrics.intervals import Bootstrap, Interval, intervals
 from segbench.metrics.units import Kind, Units, choose_units
 from segbench.scoring.classes import ClassList, Doubt, doubt
 from segbench.scoring.counts import Counts
-from segbench.scoring.score import Found
+from segbench.scoring.pairs import PairCounts
 from segbench.scoring.scores import Scores, scores
 
 
@@ -30,7 +30,7 @@ class Scored:
 
 def read_scores(
     names: Sequence[str],
-    found: Sequence[Found],
+    found: Sequence[PairCounts],
     classes: ClassList,
     bootstrap: Bootstrap,
     kind: Kind | None = None,

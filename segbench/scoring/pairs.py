@@ -25,14 +25,14 @@ PAIRS_AT_ONCE = 16
 """Read and counted by a process between two steps of the progress."""
 
 
-class Counted(NamedTuple):
+class PairsDone(NamedTuple):
     """The `number`-th of `total` pairs has been read and counted."""
 
     number: int
     total: int
 
 
-class Found(NamedTuple):
+class PairCounts(NamedTuple):
     """`counts` of the pairs that can be scored, None if there are none; what was wrong with any file."""
 
     counts: Counts | None
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 def count_pairs(
     pairs: Sequence[Pair], classes: ClassList, spec: ScoreSpec, resize: Resize | None = None
-) -> Generator[Counted, None, Found]:
+) -> Generator[PairsDone, None, PairCounts]:
     """The counts of all pairs, in their order. Holds a few pairs of maps at a time, whatever their number."""
     classes.sequences([pair.name for pair in pairs])  # raises before the work, not after it
     images: list[tuple[str, ImageCounts]] = []
@@ -49,7 +49,7 @@ def count_pairs(
     chunks = [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
     count_chunk = partial(_count_chunk, classes=classes, spec=spec, resize=resize)
     done = 0
-    _load_kernels(len(classes), spec)
+    load_counters(len(classes), spec)
     pool = _pool(min(processors(), len(chunks)))
     try:
         with interrupts_later():
@@ -60,17 +60,17 @@ def count_pairs(
                 if counts is not None:
                     images.append((pair.name, counts))
             done += len(chunk)
-            yield Counted(done, len(pairs))
+            yield PairsDone(done, len(pairs))
     finally:  # interrupted: what was not begun need not be waited for
         pool.shutdown(cancel_futures=True)
     if not images:
-        return Found(None, findings)
-    return Found(gather(images, classes.sequences([name for name, _ in images])), findings)
+        return PairCounts(None, findings)
+    return PairCounts(gather(images, classes.sequences([name for name, _ in images])), findings)
 
 
-def _load_kernels(num_classes: int, spec: ScoreSpec) -> None:
-    """Compile the counters, or load what was compiled before, once and not in each process: count what has one class,
-    and what has all of them, for which the kernels may take wider masks."""
+def load_counters(num_classes: int, spec: ScoreSpec) -> None:
+    """Load the counters, which numba compiles after an installation: once, and not in each process. Maps of one class
+    are counted, and of all of them, for which the kernels may take wider masks."""
     for present in {1, num_classes}:
         labels = np.arange(present, dtype=np.uint8)[None]
         count_canonical(labels, labels, num_classes, spec)

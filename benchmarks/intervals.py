@@ -1,6 +1,6 @@
 """How often 95 % intervals cover the truth, and how often tests reject where there is nothing to find, by simulation.
 
-    python -m benchmarks.coverage > benchmarks/coverage.md
+    python benchmarks/intervals.py > benchmarks/intervals.md
 
 A world draws images and predictions from one hierarchical model; the truth is the score of hundreds of thousands of
 images of it. Eleven classes have areas like those of a road scene, log-normal, from a quarter of the image down to two
@@ -191,7 +191,7 @@ def main() -> None:
     began = time.perf_counter()
     error = 100 * np.sqrt(0.95 * 0.05 / worlds)
     print("# Coverage of 95 % intervals, and false alarms of tests at 5 %\n")
-    print(f"`python -m benchmarks.coverage`; {worlds} worlds a row, 2000 resamples, 1000 permutations. Percent; the")
+    print(f"`python benchmarks/intervals.py`; {worlds} worlds a row, 2000 resamples, 1000 permutations. Percent; the")
     print(f"standard error of a figure near 95 or 5 is {error:.1f}. {datetime.now(UTC).date()}.\n")
     print("The truth: " + ", ".join(f"{name} {value:.3f}" for name, value in zip(READ, truth(), strict=True)) + ".")
     table("Coverage, independent images", "units | method", READ, coverage_of_images(worlds))

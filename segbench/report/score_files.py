@@ -1,22 +1,68 @@
-"""A scored folder as plain values for JSON: every score a fraction in [0, 1], null where it is not defined.
+"""Scored folders as JSON and as CSV: fractions in [0, 1], null or an empty cell where a score is not defined.
 
 `boundary_f1` holds one score a rule, at the first tolerance and void policy that were asked for; `boundary` holds all.
 """
 
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from segbench import __version__
 from segbench.metrics.comparison import Comparison
 from segbench.metrics.conventions import Convention
 from segbench.metrics.intervals import Interval
+from segbench.report.score_words import Data, convention_words
+from segbench.scoring.classes import ClassList
 from segbench.scoring.counts import Counts
 from segbench.scoring.scored import Scored
 from segbench.scoring.scores import of_images
+from segbench.scoring.spec import ScoreSpec
 
 Value = float | int | str | None | list[Any] | dict[str, Any]
+
+
+def as_json(
+    all_scored: Sequence[Scored],
+    classes: ClassList,
+    spec: ScoreSpec,
+    data: Data,
+    comparison: Comparison | None,
+    by: str,
+    others: Sequence[Sequence[Convention]],
+    per_image: str | None,
+) -> str:
+    """One object for one folder; for several a list of them beside their comparison, made `by` one score."""
+    convention = {
+        "words": ["Fractions in [0, 1].", *convention_words(classes, spec)],
+        "classes": list(classes.names),
+        "prediction_ids": classes.numbering,
+        **spec.model_dump(mode="json", include={"boundary"}),
+    }
+    documents = [
+        document(scored, classes.names, convention, per_image, rows)
+        for scored, rows in zip(all_scored, others, strict=True)
+    ]
+    whole: dict[str, Any] = documents[0]
+    if comparison:
+        whole = {"predictions": documents, "comparison": compared(comparison, by)}
+    return json.dumps({"segbench": __version__, "data": asdict(data), **whole}, indent=1, allow_nan=False) + "\n"
+
+
+def as_csv(all_scored: Sequence[Scored]) -> str:
+    """A row an image and folder."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["predictions", "image", *all_scored[0].scores.overall])
+    for scored in all_scored:
+        for row in images(scored.counts):
+            writer.writerow([scored.name, *("" if value is None else value for value in row.values())])
+    return buffer.getvalue()
 
 
 def document(
@@ -100,7 +146,7 @@ def images(counts: Counts) -> list[dict[str, Value]]:
     ]
 
 
-def comparison(found: Comparison, by: str) -> dict[str, Any]:
+def compared(found: Comparison, by: str) -> dict[str, Any]:
     """Which folders can be told apart by a score."""
     return {
         "by": by,

@@ -142,15 +142,20 @@ def test_wrong_exports_are_one_line(arguments: list[str], words: str, tmp_path: 
 def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:
     done = segbench(
         "profile", "--model", "fcn-basic", "--model", "segnet-basic", "--option", "width=0.125",
-        "--res", "45x60", "--repetitions", 3, "--json", "out/row.json", cwd=tmp_path,
+        "--res", "45x60", "--protocol", "caffe-time", "--repetitions", 3, "--json", "out/row.json",
+        "--csv", "out/rows.csv", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for words in ("Fwd ms", "Bwd ms", "Train MiB", "Infer MiB", "Size MB", "fcn-basic", "segnet-basic", "caffe-time"):
         assert words in done.stdout, done.stdout
     rows = json.loads((tmp_path / "out/row.json").read_text())
     assert [r["model"] for r in rows] == ["fcn-basic", "segnet-basic"]
-    assert all(len(r["forward_ms"]["measured_ms"]) == 3 and r["res"] == [45, 60] for r in rows)
+    assert all(len(r["forward_ms"]["samples"]) == 3 and r["res"] == "45x60" for r in rows)
+    assert len((tmp_path / "out/rows.csv").read_text().splitlines()) == 3
     for wrong in (
+        ["--batch", "0"],
+        ["--precision", "fp31"],
+        ["--scope", "model+magic"],
         ["--res", "45-60"],
         ["--device", "cuda:77"],
         ["--option", "wdith=1"],
@@ -159,7 +164,7 @@ def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:
     ):
         failed = segbench("profile", "--model", "fcn-basic", *wrong, cwd=tmp_path)
         assert failed.returncode == 2, failed
-        assert failed.stderr.startswith(("segbench: ", "measuring")) and "Traceback" not in failed.stderr
+        assert failed.stderr.startswith("segbench: ") and "Traceback" not in failed.stderr
         assert failed.stdout == "" and failed.stderr.splitlines()[-1].startswith("segbench: ")
 
 

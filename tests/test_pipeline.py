@@ -331,7 +331,7 @@ def test_a_suite_that_only_profiles(tmp_path: Path, segbench: Command, capsys: A
     path = tmp_path / "costs.yaml"
     path.write_text(
         "name: costs\nmodels: [{name: fcn-basic, options: {width: 0.125}}]\n"
-        "profile: {res: 24x32, repetitions: 2, memory: false}\nclasses: 4\n"
+        "profile: {res: 24x32, protocol: caffe-time, repetitions: 2, memory: false}\nclasses: 4\n"
     )
     assert segbench("run", path) == 0
     (folder,) = record_folders(Path("results"))

@@ -8,6 +8,8 @@ from rich.table import Table
 from segbench.data import open_splits
 from segbench.data.dataset import Dataset
 from segbench.errors import DataError
+from segbench.profiling.spec import ProfileSpec
+from segbench.spec import write_size
 from segbench.store.files import Results, Work
 from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys
 from segbench.suite.schema import Suite
@@ -70,7 +72,14 @@ def scoring_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> st
 def profile_words(run: Run, finished: bool) -> str:
     if not run.profile:
         return "no"
-    return "done" if finished else f"at {run.profile.res[0]}x{run.profile.res[1]}"
+    return "done" if finished else ", ".join([f"at {write_size(run.profile.res)}", *variant(run.profile)])
+
+
+def variant(spec: ProfileSpec) -> list[str]:
+    """What is not plain fp32 at batch 1."""
+    words: list[str] = [] if spec.precision == "fp32" else [spec.precision]
+    words += [] if spec.backend == "eager" else [spec.backend]
+    return words + ([] if spec.time_batch == 1 else [f"batch {spec.time_batch}"])
 
 
 def scoring_load(runs: list[Run], datasets: dict[str, Dataset]) -> str:

@@ -1,72 +1,173 @@
 """`segbench profile`: the cost of models, as in Table 6 of the SegNet paper."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segbench.cli.options import AllowCode, Classes, Device, Option, Res, check_model_name, read_options
+from segbench.cli.options import AllowCode, Classes, Device, Option, check_model_name, read_options
+
+if TYPE_CHECKING:
+    from segbench.profiling.spec import ProfileSpec
+    from segbench.report.cost_files import Profiled
 
 
 def profile(
     model: Annotated[list[str], typer.Option(help="Name of a model, as `segbench models` lists it; may be repeated.")],
-    res: Res = "360x480",
+    res: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH,...", help="Sizes of the input.")] = "360x480",
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Images a pass, for the times.")] = "1",
+    precision: Annotated[str, typer.Option(metavar="P,...", help="fp32, tf32, bf16, fp16.")] = "fp32",
+    backend: Annotated[str, typer.Option(metavar="B,...", help="eager, compile, onnxruntime.")] = "eager",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights and images channels last.")] = False,
+    cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Replay the forward as a CUDA graph.")] = False,
+    protocol: Annotated[
+        str, typer.Option(metavar="PROTOCOL", help="steady, or caffe-time: one warm-up and the mean of ten passes.")
+    ] = "steady",
+    scope: Annotated[
+        str,
+        typer.Option(
+            metavar="SCOPE", help="model, and what else a forward includes: +loader+transfer+input+resize+argmax."
+        ),
+    ] = "model",
+    frame: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the frames that +resize brings to --res.")
+    ] = None,
+    training: Annotated[bool, typer.Option(help="Time training passes too.")] = True,
+    repetitions: Annotated[int | None, typer.Option(min=1, help="Passes of caffe-time.")] = None,
+    min_samples: Annotated[int | None, typer.Option(min=1, help="Passes of steady, at least.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Seconds of them, at least.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Seconds a region may take, warm-up included.")] = None,
+    memory: Annotated[bool, typer.Option(help="Measure memory too, in fresh processes.")] = True,
+    train_memory_batch: Annotated[int, typer.Option(min=1, help="Batch of the training memory.")] = 4,
+    infer_memory_batch: Annotated[int, typer.Option(min=1, help="Batch of the inference memory.")] = 1,
+    largest_batch: Annotated[
+        bool, typer.Option("--largest-batch", help="Search the largest batches that fit.")
+    ] = False,
+    energy: Annotated[bool, typer.Option(help="Measure energy, where there is a counter.")] = True,
+    isolation: Annotated[
+        str, typer.Option(metavar="warn|error", help="What another process on the GPU does.")
+    ] = "warn",
     classes: Classes = 11,
     option: Option = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Passes that are timed, after one to warm up.")] = 10,
-    memory: Annotated[bool, typer.Option(help="Measure memory too, in fresh processes.")] = True,
-    scope: Annotated[
-        str, typer.Option(metavar="SCOPE", help="model, or model+input: from 8-bit images, with the model's `input`.")
-    ] = "model",
     device: Device = "auto",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every sample to this JSON file.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers of the table as CSV.")] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Measure time, memory and size of models.
+    """Measure time, memory, energy and size of models.
 
-    Each model gets a row of the SegNet paper's Table 6: forward, backward, training and inference memory, size.
-    As the paper's `caffe time`: the training network with its loss at batch 1, mean of 10 passes after one to warm up;
-    training memory at batch 4, inference memory at batch 1.
+    Each model gets the row of the SegNet paper's Table 6 and what is needed to believe it: forward, backward, training
+    and inference memory, size. Several sizes, batches, precisions or backends, with commas between them, are measured
+    in every combination. A row that cannot be measured says why, the others go on, and the exit code is 1.
     """
-    import json as encoder
+    from segbench.report import render
+    from segbench.report.cost_files import as_csv, as_json
+    from segbench.report.costs import cost_table
+    from segbench.store.files import check_folder, write_text
 
-    from rich.console import Console
-
-    from segbench.report import costs, render
-    from segbench.store.files import write_text
-
-    spec = read_spec(res, repetitions, memory, scope)
+    specs = read_specs(
+        {
+            **{"res": listed(res), "time_batch": listed(batch), "precision": listed(precision)},
+            **{"backend": listed(backend), "channels_last": channels_last, "cuda_graphs": cuda_graphs},
+            **{"protocol": protocol, "scope": scope, "frame": frame, "training": training},
+            **{"repetitions": repetitions, "min_samples": min_samples},
+            **{"min_seconds": min_seconds, "max_seconds": max_seconds},
+            **{"memory": memory, "train_memory_batch": train_memory_batch, "infer_memory_batch": infer_memory_batch},
+            **{"largest_batch": largest_batch, "energy": energy, "isolation": isolation},
+        }
+    )
     options = read_options(option or [])
     for name in model:
         check_model_name(name, allow_code)
-
-    from functools import partial
-
-    from segbench.engine.device import resolve_device
-    from segbench.models.build import build
-    from segbench.profiling.profile import profile as measure
-
-    target = str(resolve_device(device))
-    progress = Console(stderr=True, highlight=False)
-    usages = {}
-    for name in model:
-        progress.print(f"measuring {name} at {res} on {target} ...", style="dim")
-        usages[name] = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
-    render.show(costs.table6(usages))
+    for flag, path in (("--json", json), ("--csv", csv)):
+        if path:
+            check_folder(path.parent, flag)
+    rows = measured(list(dict.fromkeys(model)), options, classes, specs, device)
+    failures = {row.label: row.failure for row in rows if row.failure}
+    render.show(cost_table({row.label: row.usage for row in rows if row.usage}, failures))
     if json:
-        rows = [{"model": name, "options": options, "classes": classes} | u.to_dict() for name, u in usages.items()]
-        write_text(json, encoder.dumps(rows, indent=1) + "\n")
+        write_text(json, as_json(rows))
+    if csv:
+        write_text(csv, as_csv(rows))
+    if failures:
+        raise typer.Exit(1)
 
 
-def read_spec(res: str, repetitions: int, memory: bool, scope: str) -> Any:
-    """The settings as a ProfileSpec; a size or scope that is none is the user's mistake."""
+def listed(text: str) -> list[str]:
+    """`1, 2,4` -> ["1", "2", "4"]"""
+    return [part.strip() for part in text.split(",")]
+
+
+def read_specs(given: dict[str, Any]) -> "list[ProfileSpec]":
+    """A ProfileSpec for each combination; a value that is none is the user's mistake. None stands for the default."""
     from pydantic import ValidationError
 
     from segbench.errors import SettingError
     from segbench.profiling.spec import ProfileSpec
+    from segbench.profiling.sweep import points
 
+    flags = {"time_batch": "--batch"}
     try:
-        return ProfileSpec.model_validate({"res": res, "repetitions": repetitions, "memory": memory, "scope": scope})
+        settings = points({key: value for key, value in given.items() if value is not None})
+        return [ProfileSpec.model_validate(point) for point in settings]
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
+        words = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise SettingError(words) from None
+        key = str(first["loc"][0])
+        found = "" if "Value error" in first["msg"] else f' "{first["input"]}":'
+        raise SettingError(f"{flags.get(key, '--' + key.replace('_', '-'))}:{found} {words}") from None
+    except ValueError as error:
+        key, _, words = str(error).removeprefix("profile.").partition(" ")
+        raise SettingError(f"{flags.get(key, '--' + key.replace('_', '-'))}: {words}") from None
+
+
+def measured(
+    names: list[str], options: dict[str, Any], classes: int, specs: "list[ProfileSpec]", device: str
+) -> "list[Profiled]":
+    """Every model at every point, told one after the other."""
+    from functools import partial
+
+    from rich.console import Console
+
+    from segbench.engine.device import resolve_device
+    from segbench.errors import ModelError
+    from segbench.models.build import build
+    from segbench.profiling.profile import profile as measure
+    from segbench.profiling.sweep import told_apart
+    from segbench.report.cost_files import Profiled
+    from segbench.spec import write_size
+
+    target = str(resolve_device(device))
+    for name in names:
+        check_buildable(name, classes, options)
+    progress = Console(stderr=True, highlight=False)
+    rows = []
+    points = [(name, spec, words) for name in names for spec, words in zip(specs, told_apart(specs), strict=True)]
+    for number, (name, spec, words) in enumerate(points, 1):
+        label = f"{name} ({', '.join(words)})" if words else name
+        where = f"{label}{'' if write_size(spec.res) in words else f' at {write_size(spec.res)}'} on {target}"
+        progress.print(f"[{number}/{len(points)}] measuring {where} ...", style="dim", soft_wrap=True, markup=False)
+        asked = spec.model_dump(mode="json")
+        try:
+            usage = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
+            rows.append(Profiled(label, name, options, classes, asked, usage))
+        except ModelError as error:
+            progress.print(f"segbench: {error}", soft_wrap=True, markup=False)
+            rows.append(Profiled(label, name, options, classes, asked, None, str(error)))
+    return rows
+
+
+def check_buildable(name: str, classes: int, options: dict[str, Any]) -> None:
+    """A wrong option is told before anything is measured."""
+    import torch
+
+    from segbench.errors import ModelError
+    from segbench.models.build import build
+
+    try:
+        with torch.device("meta"):
+            build(name, classes, options)
+    except ModelError:
+        build(name, classes, options)  # some sound models cannot be built without memory

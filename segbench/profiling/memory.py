@@ -3,37 +3,53 @@
 *Training* is SGD with momentum: weights, gradients, momentum, activations, images and labels of the batch.
 *Inference* is one forward in inference mode, without labels. Weights are in both. Images are what the network is fed,
 as floats, and what a model's `input` needs to make them of 8-bit frames (local normalisation included) is in neither;
-in the scope `model+input` they are the 8-bit frames, and all that `input` makes of them is in both.
+in a scope with `+input` they are the 8-bit frames, and all that `input` makes of them is in both. What else a scope may
+name (resizing, argmax, transfer) is not weighed. Everything is eager, whatever the backend; in bf16 and fp16 weights
+are fp32 and cast at each use (variants.py).
 
 CPU, `peak_rss`: the highest resident set above that of a process which has imported torch, the model's modules
-included, and has run or trained one tiny convolution. CUDA, four kinds, because no single one is "the" memory:
-`allocated` (tensors at their peak), `reserved` (what PyTorch's caching allocator took for them), `nvml_process`
-(that, with context and libraries) and `nvml_device` (the rise of the whole device's use, for where NVML hides the
-process). NVML has no peak, but the allocator keeps what it reserved until the reading at the end.
+included, and has run or trained one tiny convolution; beside it `weights`, the bytes of parameters and buffers.
+
+CUDA, four kinds, because no single one is "the" memory: `allocated` (tensors at their peak), `reserved` (what PyTorch's
+caching allocator took for them), `nvml_process` (that, with context and libraries) and `nvml_device` (the rise of the
+whole device's use, for where NVML hides the process). NVML has no peak, but the allocator keeps what it reserved until
+the reading at the end. They add up so:
+
+    allocated = weights + batch [+ gradients + optimizer] + activations
+    reserved = allocated + workspace
+    nvml_process = context + reserved, and kernels that were loaded after the context was primed
+
+`weights` (buffers included), `batch` (images, labels), `gradients` and `optimizer` (momentum) are summed over their
+tensors when the last pass has ended. `activations` is what the peak had beyond them: activations, their gradients, and
+what libraries took from PyTorch while they worked. Where the peak came before the last gradient was made, as much more
+of it was activations. `workspace` is what the allocator held and no tensor used: its cache, rounding included.
 """
 
-import ctypes
-import gc
 import os
-import re
-import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from segbench.profiling.device import MIB, nvml_memory
 from segbench.profiling.fresh import call_fresh
-from segbench.profiling.spec import Scope
-from segbench.profiling.workload import Factory, check_logits, exact_fp32, loss_of, random_batch, random_images, seeded
+from segbench.profiling.nvml import MIB, NvmlMemory, nvml_memory
+from segbench.profiling.resident import reset_peak, resident_mib
+from segbench.profiling.spec import Precision, Scope
+from segbench.profiling.variants import arranged, laid_out, precision_of
+from segbench.profiling.workload import Factory, check_logits, loss_of, random_batch, random_images, seeded
 
 # The first step makes the momentum, after its activations are gone; only the second holds all at once.
 TRAIN_STEPS = 2
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-CPU_KINDS = ("peak_rss",)
-CUDA_KINDS = ("allocated", "reserved", "nvml_process", "nvml_device")
+CPU_KINDS = ("peak_rss", "weights")
+CUDA_KINDS = (
+    *("allocated", "reserved", "nvml_process", "nvml_device"),
+    *("context", "weights", "batch", "gradients", "optimizer", "activations", "workspace"),
+)
+TRAINING_ONLY = ("gradients", "optimizer")
+
+Mib = dict[str, float | None]
 
 
 class Job(NamedTuple):
@@ -48,22 +64,29 @@ class Job(NamedTuple):
     threads: int
     uuid: str = ""
     scope: Scope = "model"
+    precision: Precision = "fp32"
+    channels_last: bool = False
 
     @property
     def mode(self) -> str:
         return "train" if self.train else "infer"
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which kinds this measurement has."""
+        kinds = CUDA_KINDS if self.device.startswith("cuda") else CPU_KINDS
+        return tuple(kind for kind in kinds if self.train or kind not in TRAINING_ONLY)
+
 
 class Weighed(NamedTuple):
     """MiB by kind (`train_peak_rss`); None where not measured, and the notes that say why."""
 
-    mib: dict[str, float | None]
+    mib: Mib
     notes: tuple[str, ...]
 
 
 def unmeasured(job: Job, note: str) -> Weighed:
-    kinds = CUDA_KINDS if job.device.startswith("cuda") else CPU_KINDS
-    return Weighed({f"{job.mode}_{kind}": None for kind in kinds}, (note,))
+    return Weighed({f"{job.mode}_{kind}": None for kind in job.kinds}, (note,))
 
 
 def weigh(job: Job) -> Weighed:
@@ -72,81 +95,127 @@ def weigh(job: Job) -> Weighed:
     if error is not None:
         return unmeasured(job, f"{job.mode} memory at batch {job.batch} not measured: {error}")
     mib, notes = value
-    return Weighed({f"{job.mode}_{kind}": number for kind, number in mib.items()}, tuple(notes))
+    return Weighed({f"{job.mode}_{kind}": mib[kind] for kind in job.kinds}, tuple(notes))
 
 
-def measure(job: Job) -> tuple[dict[str, float | None], list[str]]:
+def measure(job: Job) -> tuple[Mib, list[str]]:
     """What the fresh process does: MiB by kind without the prefix, and notes."""
     device = torch.device(job.device)
     torch.set_num_threads(job.threads)
-    with exact_fp32():
-        return measure_cuda(job, device) if device.type == "cuda" else measure_cpu(job, device)
+    return measure_cuda(job, device) if device.type == "cuda" else measure_cpu(job, device)
 
 
-def measure_cpu(job: Job, device: torch.device) -> tuple[dict[str, float | None], list[str]]:
-    prime(device, job.train)
+def measure_cpu(job: Job, device: torch.device) -> tuple[Mib, list[str]]:
+    prime(job, device)
     notes = import_modules(job.factory)
     baseline, _, source = resident_mib()
     reset = reset_peak()
-    work(job, device)
+    held = work(job, device)
     _, peak, _ = resident_mib()
     since = "" if reset else ", not reset before the model"
     notes.append(f"{job.mode}_peak_rss: {source}{since}, above a baseline of {baseline:.0f} MiB")
     if peak <= baseline:
         notes.append(f"{job.mode}_peak_rss not measured: the process had peaked before the model")
-        return {"peak_rss": None}, notes
-    return {"peak_rss": peak - baseline}, notes
+    return {"peak_rss": peak - baseline if peak > baseline else None, "weights": held["weights"]}, notes
 
 
-def measure_cuda(job: Job, device: torch.device) -> tuple[dict[str, float | None], list[str]]:
+def measure_cuda(job: Job, device: torch.device) -> tuple[Mib, list[str]]:
     before = nvml_memory(job.uuid, os.getpid())  # first of all: the CUDA context is part of the device's rise
     torch.cuda.set_device(device)
-    prime(device, job.train)
+    prime(job, device)
     torch.cuda.empty_cache()
+    torch.cuda.synchronize(device)
+    primed, primed_reserved = nvml_memory(job.uuid, os.getpid()), torch.cuda.memory_reserved(device) / MIB
     torch.cuda.reset_peak_memory_stats(device)
-    work(job, device)
+    held = work(job, device)
     torch.cuda.synchronize(device)
     after = nvml_memory(job.uuid, os.getpid())
+    allocated = torch.cuda.max_memory_allocated(device) / MIB
     reserved = torch.cuda.max_memory_reserved(device) / MIB
-    mib: dict[str, float | None] = {"allocated": torch.cuda.max_memory_allocated(device) / MIB, "reserved": reserved}
+    mib: Mib = {"allocated": allocated, "reserved": reserved, **held}
+    mib["activations"], mib["workspace"] = allocated - sum(held.values()), reserved - allocated
+    seen, notes = nvml_kinds(before, primed, after, primed_reserved, reserved)
+    return mib | seen, notes
+
+
+def nvml_kinds(
+    before: NvmlMemory, primed: NvmlMemory, after: NvmlMemory, primed_reserved: float, reserved: float
+) -> tuple[Mib, list[str]]:
+    """`nvml_process`, `nvml_device` and `context` of the readings before CUDA, with its context, and at the end."""
     process, notes = after.process_mib, [after.note] if after.note else []
     if process is not None and process < reserved:
         # In a container our id may be that of a stranger's process outside it.
         process, notes = None, [*notes, "NVML's number of this process id is below PyTorch's own: another process's"]
-    mib["nvml_process"], mib["nvml_device"] = process, None
-    if before.device_mib is not None and after.device_mib is not None:
-        mib["nvml_device"] = after.device_mib - before.device_mib
+    primed_mib = rise(before, primed) if process is None else primed.process_mib
+    rose = rise(before, after)
+    if rose is not None:
         notes.append(
             "nvml_device is the rise of the device's use; other processes that start or end meanwhile disturb it"
         )
-    return mib, notes
+    context = None if primed_mib is None else primed_mib - primed_reserved
+    if context is not None and process is None:
+        notes.append("context is the rise of the device's use too")
+    return {"nvml_process": process, "nvml_device": rose, "context": context}, notes
 
 
-def work(job: Job, device: torch.device) -> None:
-    """What is weighed. All tensors are gone when it returns; the peaks remain."""
-    model = seeded(job.factory, device, job.scope)
-    if not job.train:
-        images = random_images(job.batch, job.res, device, job.scope)
-        with torch.inference_mode():
-            check_logits(model.eval()(images), images, job.num_classes)
-        return
+def rise(before: NvmlMemory, after: NvmlMemory) -> float | None:
+    """Of the whole device's use, MiB."""
+    if before.device_mib is None or after.device_mib is None:
+        return None
+    return after.device_mib - before.device_mib
+
+
+def work(job: Job, device: torch.device) -> dict[str, float]:
+    """What is weighed: MiB of the tensors that remain when it ends. They are gone when it returns, the peaks remain."""
+    model = laid_out(seeded(job.factory, device, job.scope), job.channels_last)
+    return train(job, model, device) if job.train else infer(job, model, device)
+
+
+def infer(job: Job, model: nn.Module, device: torch.device) -> dict[str, float]:
+    images = arranged(random_images(job.batch, job.res, device, job.scope), job.channels_last)
+    with torch.inference_mode(), precision_of(job.precision, device):
+        check_logits(model.eval()(images), images, job.num_classes)
+    return {"weights": size_mib(weights_of(model)), "batch": size_mib([images])}
+
+
+def train(job: Job, model: nn.Module, device: torch.device) -> dict[str, float]:
     batch = random_batch(job.batch, job.res, job.num_classes, device, job.scope)
+    batch = batch._replace(images=arranged(batch.images, job.channels_last))
     optimizer = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    for _ in range(TRAIN_STEPS):
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(model, batch).backward()
-        optimizer.step()
+    with precision_of(job.precision, device):
+        for _ in range(TRAIN_STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(model, batch).backward()
+            optimizer.step()
+    momenta = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+    return {
+        "weights": size_mib(weights_of(model)),
+        "batch": size_mib(batch),
+        "gradients": size_mib(p.grad for p in model.parameters() if p.grad is not None),
+        "optimizer": size_mib(momenta),
+    }
 
 
-def prime(device: torch.device, train: bool) -> None:
+def weights_of(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def size_mib(tensors: Iterable[Tensor]) -> float:
+    """Of their storages, each counted once, however many tensors look at it."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) / MIB
+
+
+def prime(job: Job, device: torch.device) -> None:
     """One tiny convolution, or training step: contexts, thread pools, late imports (an optimiser's alone: 70 MiB)."""
     model, images = nn.Conv2d(3, 2, 3).to(device), torch.zeros(1, 3, 8, 8, device=device)
-    logits = model(images)
-    if not train:
-        return
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    functional.cross_entropy(logits, torch.zeros(1, 6, 6, dtype=torch.long, device=device)).backward()
-    optimizer.step()
+    with precision_of(job.precision, device):
+        logits = model(images)
+        if not job.train:
+            return
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        functional.cross_entropy(logits, torch.zeros(1, 6, 6, dtype=torch.long, device=device)).backward()
+        optimizer.step()
 
 
 def import_modules(factory: Factory) -> list[str]:
@@ -157,37 +226,3 @@ def import_modules(factory: Factory) -> list[str]:
     except Exception:  # it cannot be built there; the real model will tell if it cannot be built at all
         return ["the model cannot be built on the meta device, so the modules that it imports may count as memory"]
     return []
-
-
-def resident_mib() -> tuple[float, float, str]:
-    """Resident set of this process now and at its peak, in MiB, and where they were read.
-
-    Garbage goes first. Without /proc the present size is unknown and the peak so far stands for it.
-    """
-    gc.collect()
-    trim_heap()
-    try:
-        status = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", STATUS.read_text(), re.MULTILINE))
-        return int(status["VmRSS"]) / 1024, int(status["VmHWM"]) / 1024, f"VmHWM of {STATUS}"
-    except (OSError, KeyError):
-        import resource  # here: Windows has none, and its error then says so
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
-        return peak, peak, "ru_maxrss of getrusage"
-
-
-def reset_peak() -> bool:
-    """Set VmHWM back to the present size (Linux, proc(5)); False where that is not allowed."""
-    try:
-        CLEAR_REFS.write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def trim_heap() -> None:
-    """Give freed pages back to the system, where the C library is glibc: they would hide as much of the model."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return

@@ -1,63 +1,100 @@
 """One model's cost at one resolution on one device: times here, memory in fresh processes, size and work by counting.
 
-Random input, random weights, a fixed seed: everything but times and memory repeats exactly. Nothing of the caller is
-left changed: its random generators and precision flags return, and the device memory that its caches hold is given
-back first.
+Random input, random weights, a fixed seed: everything but times, energy and memory repeats exactly. Nothing of the
+caller is left changed: its random generators and precision flags return, and the device memory that its caches hold is
+given back first.
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from segbench.errors import ModelError, SegbenchError, SettingError
+from segbench.profiling.backends import inference, training
 from segbench.profiling.complexity import complexity
-from segbench.profiling.device import cuda_uuid, device_name, device_state
+from segbench.profiling.device import DeviceWatch, cuda_uuid, device_name
+from segbench.profiling.energy import Energy, energy_of
 from segbench.profiling.failure import in_words
-from segbench.profiling.memory import Job, Weighed, unmeasured, weigh
+from segbench.profiling.isolation import check_isolation
+from segbench.profiling.largest import search
+from segbench.profiling.memory import Job, Mib, unmeasured, weigh
+from segbench.profiling.scopes import Pipeline, pipeline
 from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.timing import Times, time_model
 from segbench.profiling.usage import Usage
-from segbench.profiling.workload import Factory, exact_fp32, random_batch, seeded
+from segbench.profiling.variants import arranged, autocast_of, deviation, exact_logits, is_reference, products_of
+from segbench.profiling.workload import Factory, random_batch, seeded
 from segbench.spec import write_size
+
+
+class Ran(NamedTuple):
+    """What was found by running the model in this process."""
+
+    times: Times
+    energy: Energy
+    deviation: dict[str, float | None] | None
+    state: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class Weights(NamedTuple):
+    """What was found in fresh processes."""
+
+    mib: Mib
+    largest: dict[str, int | None]
+    notes: tuple[str, ...]
 
 
 def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str = "cpu") -> Usage:
     """Measure what `factory()` costs.
 
     `factory` gives a model from [n, 3, h, w] to logits [n, num_classes, h, w]; memory needs it picklable by name (a
-    module's function or class, or a `functools.partial` of one), else its numbers are None with a note. In the scope
-    `model+input` the model's `input` goes from uint8 RGB [n, 3, h, w] to what it is fed. Raises `ModelError` when the
-    model cannot be built or run at this resolution, or has no `input` to measure, `SettingError` for a device that is
-    not there.
+    module's function or class, or a `functools.partial` of one), else its numbers are None with a note. In a scope
+    with `+input` the model's `input` goes from uint8 RGB [n, 3, h, w] to what it is fed. Raises `ModelError` when the
+    model cannot be built or run as asked, `SettingError` for a device that is not there.
     """
     chosen = existing_device(device)
     with model_errors(f"profile at {write_size(spec.res)} on {chosen}"), guarded(chosen):
+        strangers = check_isolation(cuda_uuid(chosen), spec.isolation)
         counted = complexity(factory, spec.res)
-        times = timed(factory, num_classes, spec, chosen)
-        state, state_notes = device_state(cuda_uuid(chosen))  # now, while the clocks are still those of the work
-    weighed = weigh_both(factory, num_classes, spec, chosen)
-    notes = (*counted.notes, *times.notes, *state_notes, *weighed.notes)
+        ran = run_here(factory, num_classes, spec, chosen)
+    weighed = weigh_all(factory, num_classes, spec, chosen)
+    notes = (*strangers, *counted.notes, *ran.notes, *weighed.notes)
     return Usage(
         device=device_name(chosen),
         res=spec.res,
         protocol=spec.protocol,
+        scope=spec.scope,
+        precision=spec.precision,
+        backend=spec.backend,
+        channels_last=spec.channels_last,
+        cuda_graphs=spec.cuda_graphs,
         time_batch=spec.time_batch,
         train_memory_batch=spec.train_memory_batch,
         infer_memory_batch=spec.infer_memory_batch,
         threads=torch.get_num_threads(),
-        forward_ms=times.forward,
-        train_forward_ms=times.train_forward,
-        backward_ms=times.backward,
+        forward_ms=ran.times.forward,
+        train_forward_ms=ran.times.train_forward,
+        backward_ms=ran.times.backward,
+        step_ms=ran.times.step,
+        energy_mj=ran.energy.mj,
+        energy_source=ran.energy.source,
+        deviation=ran.deviation,
+        device_state=ran.state,
         memory_mib=weighed.mib,
+        largest_batch=weighed.largest,
         parameters=counted.parameters,
         trainable_parameters=counted.trainable_parameters,
         parameter_mb=counted.parameter_mb,
+        file_mb=counted.file_mb,
         macs=counted.macs,
-        device_state=state,
+        activation_mib=counted.activation_mib,
         notes=tuple(dict.fromkeys(notes)),
-        scope=spec.scope,
     )
 
 
@@ -88,8 +125,8 @@ def model_errors(where: str) -> Iterator[None]:
 
 @contextmanager
 def guarded(device: torch.device) -> Iterator[None]:
-    """Generators and precision flags return afterwards; freed device memory is not kept from the children."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), exact_fp32():
+    """Generators return afterwards; freed device memory is not kept from the children."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
@@ -98,21 +135,104 @@ def guarded(device: torch.device) -> Iterator[None]:
                 torch.cuda.empty_cache()
 
 
-def timed(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Times:
-    """In a function of its own, so that model and batch are gone before memory is measured."""
-    model = seeded(factory, device, spec.scope)
-    batch = random_batch(spec.time_batch, spec.res, num_classes, device, spec.scope)
-    return time_model(model, batch, num_classes, spec.warmup, spec.repetitions)
+def run_here(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Ran:
+    """How far the variant's logits are off, before any training pass changes the statistics of normalisations; then
+    times, then energy.
+
+    In a function of its own, so that model and batch are gone before memory is measured.
+    """
+    network = seeded(factory, device)
+    with (
+        pipeline(network, spec, num_classes, device) as around_network,
+        products_of(spec.precision, device),
+    ):
+        fed = around_network.images()
+        trained = training(network, spec) if spec.training else None  # compiles when it is run, below
+        expected = None if is_reference(spec) else exact_logits(network, fed)
+        with autocast_of(spec.precision, device):
+            forward = inference(network, arranged(fed, spec.channels_last), spec)
+            off = None if expected is None else deviation(expected, forward(arranged(fed, spec.channels_last)))
+        region = region_of(forward, around_network, num_classes, spec, device)
+        with DeviceWatch(cuda_uuid(device)) as watch:
+            times = timed(network, trained, region, around_network, num_classes, spec, device, watch)
+        energy = measured_energy(region, spec, device)
+    energy_note = [energy.note] if energy.note else []
+    return Ran(times, energy, off, watch.state, (*forward.notes, *times.notes, *energy_note, *watch.notes))
 
 
-def weigh_both(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Weighed:
-    """Training and inference, one process after the other."""
-    mib: dict[str, float | None] = {}
+def region_of(
+    forward: Callable[..., Any], around_network: Pipeline, num_classes: int, spec: ProfileSpec, device: torch.device
+) -> Callable[[], object]:
+    """What is timed as the forward: the variant, with what the scope puts before and behind it."""
+    run = around_network.through(lambda images: forward(arranged(images, spec.channels_last)), num_classes)
+
+    @torch.inference_mode()
+    def region() -> object:
+        with autocast_of(spec.precision, device):
+            return run()
+
+    return region
+
+
+def timed(
+    network: nn.Module,
+    trained: nn.Module | None,
+    region: Callable[[], object],
+    around_network: Pipeline,
+    num_classes: int,
+    spec: ProfileSpec,
+    device: torch.device,
+    watch: DeviceWatch,
+) -> Times:
+    """Training, where the backend has one, then inference."""
+    asked = spec if trained is not None else spec.model_copy(update={"training": False})
+    times = time_model(
+        network,
+        random_batch(spec.time_batch, spec.res, num_classes, device),
+        num_classes,
+        asked,
+        infer=region,
+        train=trained,
+        images=lambda: arranged(around_network.images(), spec.channels_last),
+        around=partial(autocast_of, spec.precision, device),
+        watch=watch,
+    )
+    if spec.training and trained is None:
+        return times._replace(notes=(f"training not timed: {spec.backend} only infers",))
+    return times
+
+
+def measured_energy(region: Callable[[], object], spec: ProfileSpec, device: torch.device) -> Energy:
+    if not spec.energy:
+        return Energy(None, None, "energy not measured: energy is false in the profile")
+    return energy_of(region, spec.time_batch, device, cuda_uuid(device), spec.min_seconds)
+
+
+def weigh_all(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Weights:
+    """Training and inference, one process after the other; then the largest batches, where they are asked for."""
+    mib: Mib = {}
+    largest: dict[str, int | None] = {}
     notes: list[str] = []
     for train, batch in ((True, spec.train_memory_batch), (False, spec.infer_memory_batch)):
-        threads, uuid = torch.get_num_threads(), cuda_uuid(device) or ""
-        job = Job(factory, num_classes, spec.res, batch, train, str(device), threads, uuid, spec.scope)
+        job = Job(
+            factory,
+            num_classes,
+            spec.res,
+            batch,
+            train,
+            str(device),
+            torch.get_num_threads(),
+            uuid=cuda_uuid(device) or "",
+            scope=spec.scope,
+            precision=spec.precision,
+            channels_last=spec.channels_last,
+        )
         weighed = weigh(job) if spec.memory else unmeasured(job, "memory not measured: memory is false in the profile")
         mib |= weighed.mib
         notes += weighed.notes
-    return Weighed(mib, tuple(notes))
+        if spec.largest_batch:
+            largest[job.mode], more = search(job)
+            notes += more
+    if spec.memory and (spec.backend != "eager" or spec.cuda_graphs):
+        notes.append(f"memory is that of eager mode, not of {'CUDA graphs' if spec.cuda_graphs else spec.backend}")
+    return Weights(mib, largest, tuple(notes))

@@ -1,15 +1,15 @@
 """What is timed and weighed: random images and labels of a fixed seed through the model, with its loss in training.
 
 The images are standard normal floats of the model's input size, [n, 3, h, w]: the work is the same as on photographs,
-and no reading, resizing or normalisation is included, nor anything else that a model's `input` does. In the scope
-`model+input` they are 8-bit RGB, uniform, and the network stands behind its own `input`; reading and resizing stay out.
-Weights are whatever the factory draws under the same seed. Everything is fp32: TF32 and CPU bfloat16 products are off,
-and cuDNN picks algorithms by its heuristics (no autotuning, whose choice varies).
+and no reading, resizing or normalisation is included, nor anything else that a model's `input` does. In a scope with
+`+input` they are 8-bit RGB, uniform, and the network stands behind its own `input`; what else a scope may name is put
+around it where it is timed (scopes.py).
+Weights are whatever the factory draws under the same seed. The precision is set around it
+(variants.py).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -34,21 +34,33 @@ class Fed(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        if not callable(getattr(model, "input", None)):
-            raise ModelError(
-                f"the scope model+input needs a model that declares its `input`, and {type(model).__name__} does not; "
-                "declare one or measure the scope model"
-            )
+        declared_input(model)
         self.model = model
 
     def forward(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h2 w2"]:
         return self.model(self.model.input(images))  # type: ignore[operator]
 
 
+def declared_input(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model's own step from 8-bit RGB to what it is fed; raises `ModelError` when it declares none."""
+    declared = getattr(model, "input", None)
+    if not callable(declared):
+        raise ModelError(
+            f"the scope +input needs a model that declares its `input`, and {type(model).__name__} does not; "
+            "declare one or leave +input out"
+        )
+    return declared
+
+
+def fed_bytes(scope: Scope) -> bool:
+    """Whether images are 8-bit RGB in this scope, and the model's `input` is part of what is measured."""
+    return "input" in scope.split("+")
+
+
 def random_images(images: int, res: tuple[int, int], device: torch.device, scope: Scope = "model") -> Images:
     """Drawn on the CPU, so that every device gets the same numbers."""
     shape, generator = (images, 3, *res), torch.Generator().manual_seed(SEED)
-    if scope == "model":
+    if not fed_bytes(scope):
         return torch.randn(shape, generator=generator).to(device)
     return torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
 
@@ -65,7 +77,7 @@ def seeded(factory: Factory, device: torch.device, scope: Scope = "model") -> nn
     """A new model on the device with the fixed seed's weights. The caller guards the global generator."""
     torch.manual_seed(SEED)
     model = factory().to(device)
-    return model if scope == "model" else Fed(model)
+    return Fed(model) if fed_bytes(scope) else model
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
@@ -88,21 +100,16 @@ def check_logits(logits: object, images: Images, num_classes: int) -> None:
         )
 
 
-@contextmanager
-def exact_fp32() -> Iterator[None]:
-    """Full fp32 products while it lasts; the settings before it return after it."""
-    backends = torch.backends
-    # The per-operator settings are saved rather than `allow_tf32`: reading that one raises where somebody set these.
-    cudnn: Any = backends.cudnn  # PyTorch's types do not know the operators' settings
-    mkldnn: Any = backends.mkldnn
-    places: tuple[Any, ...] = (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
-    before, autotune = [place.fp32_precision for place in places], backends.cudnn.benchmark
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        backends.cudnn.benchmark = False
-        yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
-        backends.cudnn.benchmark = autotune
+def checked(network: Callable[[Images], Tensor], num_classes: int) -> Callable[[Images], Tensor]:
+    """The network, whose first answer is looked at: raises `ModelError` when it is no map of logits."""
+    seen = False
+
+    def call(images: Images) -> Tensor:
+        nonlocal seen
+        logits = network(images)
+        if not seen:
+            check_logits(logits, images, num_classes)
+            seen = True
+        return logits
+
+    return call

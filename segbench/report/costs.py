@@ -1,26 +1,102 @@
-"""The costs of models side by side, with the columns of the SegNet paper's Table 6."""
+"""What models cost, side by side: the columns of the SegNet paper's Table 6, then what the paper does not print.
 
-from collections.abc import Mapping
+A time is the median of its samples, in the protocol `caffe-time` their mean, as `caffe time` prints it.
+"""
 
-from segbench.profiling.usage import Usage
-from segbench.report.notes import cost_words
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from segbench.profiling.usage import REGIONS, Samples, Usage
 from segbench.report.table import Table
-from segbench.report.tables import COSTS, costs
+from segbench.spec import write_size
+
+COSTS = {
+    "parameters": ("Params M", 1e-6, 3),
+    "parameter_mb": ("Size MB", 1.0, 2),
+    "infer_ms": ("Infer ms", 1.0, 1),
+    "forward_ms": ("Fwd ms", 1.0, 1),
+    "backward_ms": ("Bwd ms", 1.0, 1),
+    "train_mib": ("Train MiB", 1.0, 0),
+    "infer_mib": ("Infer MiB", 1.0, 0),
+    "step_ms": ("Step ms", 1.0, 1),
+    "images_per_second": ("Images/s", 1.0, 1),
+    "energy_mj": ("mJ/image", 1.0, 1),
+    "macs": ("GMAC", 1e-9, 3),
+}
+"""Heading, scale and digits."""
+ORDER = (
+    *("forward_ms", "backward_ms", "train_mib", "infer_mib", "parameter_mb"),
+    *("infer_ms", "images_per_second", "step_ms", "energy_mj", "parameters", "macs"),
+)
+TOTALS = {
+    "nvml_process": "device memory of the process (NVML)",
+    "nvml_device": "what the device's memory rose by (NVML)",
+    "reserved": "reserved by PyTorch's allocator",
+    "peak_rss": "peak resident set above the warm process",
+}
+"""Kinds of memory that mean the whole of it, from the most complete to the least."""
+TIMED = {
+    "infer_ms": "forward_ms",
+    "forward_ms": "train_forward_ms",
+    "backward_ms": "backward_ms",
+    "step_ms": "step_ms",
+}
+"""The column of each region: a paper's "forward" is that of the training network."""
 
 
-def table6(usages: Mapping[str, Usage]) -> Table:
-    """One row a model: forward, backward, training and inference memory, size; then what the paper does not print."""
-    order = ["forward_ms", "backward_ms", "train_mib", "infer_mib", "parameter_mb", "infer_ms", "parameters"]
+def numbers(usage: Usage) -> dict[str, int | float | None]:
+    """What tables show of a profile; None where nothing was measured."""
+    times = {column: getattr(usage, region) for column, region in TIMED.items()}
+    return {
+        **{column: typical(samples, usage.protocol) if samples else None for column, samples in times.items()},
+        "images_per_second": usage.images_per_second,
+        "energy_mj": usage.energy_mj,
+        "train_mib": total(usage, "train"),
+        "infer_mib": total(usage, "infer"),
+        "parameters": usage.parameters,
+        "parameter_mb": usage.parameter_mb,
+        "macs": usage.macs,
+    }
+
+
+def typical(samples: Samples, protocol: str) -> float:
+    """The one number for a region, ms."""
+    return samples.mean if protocol == "caffe-time" else samples.median
+
+
+def total(usage: Usage, mode: str) -> float | None:
+    """All the memory of training or inference, MiB, by the most complete kind that was measured."""
+    found = (usage.memory_mib.get(f"{mode}_{kind}") for kind in TOTALS)
+    return next((mib for mib in found if mib is not None), None)
+
+
+def cost_table(usages: Mapping[str, Usage], failures: Mapping[str, str] | None = None) -> Table:
+    """One row a profile; a profile that failed has a row too, and its reason below."""
+    deviates = any(usage.deviation for usage in usages.values())
+    columns = ["Model", *(COSTS[key][0] for key in ORDER), "Infer ms 5-95 %", *(["Changed %"] if deviates else [])]
     rows = []
     for name, usage in usages.items():
-        values = costs(usage)
-        cells = [cost_cell(values[key], key) for key in order]
-        rows.append([name, *cells, "n/a" if usage.macs is None else f"{usage.macs / 1e9:.3f}"])
-    columns = ["Model", *(COSTS[key][0] for key in order), "GMAC"]
-    notes = dict.fromkeys(line for usage in usages.values() for line in (cost_words(usage), machine_words(usage)))
-    for name, usage in usages.items():
-        notes |= dict.fromkeys(f"{name}: {note}" for note in usage.notes)
-    return Table("Cost of models (columns of Table 6)", columns, rows, list(notes), left=1)
+        found = numbers(usage)
+        spread = f"{usage.forward_ms.p5:.1f}-{usage.forward_ms.p95:.1f}"
+        changed = [changed_percent(usage)] if deviates else []
+        cells = [cost_cell(found[key], key) + ("~" if is_unstable(usage, key) else "") for key in ORDER]
+        rows.append([name, *cells, spread, *changed])
+    rows += [[name, *["n/a"] * (len(columns) - 1)] for name in failures or {}]
+    return Table("Cost of models (first the columns of Table 6)", columns, rows, notes(usages, failures or {}), left=1)
+
+
+def is_unstable(usage: Usage, column: str) -> bool:
+    """Whether a time's samples do not agree with each other."""
+    samples: Samples | None = getattr(usage, TIMED[column]) if column in TIMED else None
+    return samples is not None and samples.stable is False
+
+
+def changed_percent(usage: Usage) -> str:
+    """The share of pixels whose class is another than that of fp32 eager; fp32 eager itself changes none."""
+    if usage.deviation is None:
+        return "0 (reference)"
+    share = usage.deviation["changed_pixels"]
+    return "n/a" if share is None else f"{100 * share:.3f}"
 
 
 def cost_cell(value: int | float | None, key: str) -> str:
@@ -29,6 +105,78 @@ def cost_cell(value: int | float | None, key: str) -> str:
     return "n/a" if value is None else f"{value * scale:.{digits}f}"
 
 
-def machine_words(usage: Usage) -> str:
-    state = ", ".join(f"{key} {value}" for key, value in usage.device_state.items() if value is not None)
-    return f"Machine: {usage.device}, {usage.threads} threads{f' ({state})' if state else ''}."
+def notes(usages: Mapping[str, Usage], failures: Mapping[str, str]) -> list[str]:
+    """What a reader must know to believe the table."""
+    lines = [] if not usages else [cost_words(list(usages.values())), *machine_words(list(usages.values()))]
+    said: dict[str, list[str]] = {}
+    for name, usage in usages.items():
+        for note in usage.notes:
+            said.setdefault(note, []).append(name)
+    lines += [note if len(names) == len(usages) else f"{', '.join(names)}: {note}" for note, names in said.items()]
+    return [*lines, *(f"{name}: failed: {reason}" for name, reason in failures.items())]
+
+
+def cost_words(usages: Sequence[Usage]) -> str:
+    """How times, memory and size of these profiles were measured."""
+    kinds = [kind for kind in TOTALS if any(usage.memory_mib.get(f"infer_{kind}") is not None for usage in usages)]
+    train, infer = ({getattr(usage, f"{mode}_memory_batch") for usage in usages} for mode in ("train", "infer"))
+    measured = (
+        f"memory is {either(TOTALS[kind] for kind in kinds)}, training (with momentum) at batch "
+        f"{either(sorted(train))}, inference at batch {either(sorted(infer))}"
+        if kinds
+        else "memory was not measured"
+    )
+    statistics = either("mean" if usage.protocol == "caffe-time" else "median" for usage in usages)
+    return (
+        f"Costs: {either(usage.protocol for usage in usages)} at {either(write_size(usage.res) for usage in usages)}, "
+        f"{either(', '.join(variant_words(usage)) for usage in usages)}; {statistics} of {passes_words(usages)} passes "
+        f"at batch {either(usage.time_batch for usage in usages)} (Fwd, Bwd: training network with its loss; Infer: "
+        f"evaluation mode; ~: unstable); {measured}; size is 4 bytes a parameter, in 10^6 bytes{scope_words(usages)}."
+    )
+
+
+def either(values: Iterable[object]) -> str:
+    """`fp32`, or `fp32 or bf16` where there are several."""
+    return " or ".join(map(str, dict.fromkeys(values)))
+
+
+def passes_words(usages: Sequence[Usage]) -> str:
+    """`10`, or `20 to 311`: regions are timed until they are known."""
+    numbers_of = {len(s.measured_ms) for usage in usages for key in REGIONS if (s := getattr(usage, key)) is not None}
+    return str(min(numbers_of)) if len(numbers_of) == 1 else f"{min(numbers_of)} to {max(numbers_of)}"
+
+
+def scope_words(usages: Sequence[Usage]) -> str:
+    scopes = dict.fromkeys(usage.scope for usage in usages if usage.scope != "model")
+    return "".join(
+        f"; scope {scope}: Infer includes {', '.join(scope.split('+')[1:])}, Fwd what stands before the network"
+        for scope in scopes
+    )
+
+
+def variant_words(usage: Usage) -> list[str]:
+    """`fp32`, and whatever is not plain eager."""
+    named = {"channels_last": "channels-last", "cuda_graphs": "CUDA graphs"}
+    words = [word for key, word in named.items() if getattr(usage, key)]
+    return [usage.precision, *([usage.backend] if usage.backend != "eager" else []), *words]
+
+
+def machine_words(usages: Sequence[Usage]) -> list[str]:
+    """Each device with its threads and driver, and the range of what changed from one profile to the next."""
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for usage in usages:
+        # Records of before there was a watch hold one state.
+        after = usage.device_state.get("after", usage.device_state)
+        fixed = "".join(f", {key} {after[key]}" for key in ("driver", "power_limit_w") if after.get(key) is not None)
+        machines.setdefault(f"{usage.device}, {usage.threads} threads{fixed}", []).append(after)
+    return [f"Machine: {words}{changing(states)}." for words, states in machines.items()]
+
+
+def changing(states: Sequence[Mapping[str, Any]]) -> str:
+    """`; sm_clock_mhz 1755 to 1980`: as read after each profile."""
+    words = ""
+    for key in ("load_average", "cpu_clock_mhz", "sm_clock_mhz", "memory_clock_mhz", "temperature_c"):
+        values = [f"{state[key]:.4g}" for state in states if state.get(key) is not None]
+        ordered = sorted(set(values), key=float)
+        words += f"; {key} {' to '.join(dict.fromkeys([ordered[0], ordered[-1]]))}" if ordered else ""
+    return words

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from segbench.profiling.usage import Usage
+from segbench.report.costs import cost_words
 from segbench.report.score_words import REGION_WORDS, boundary_words
 from segbench.store.record import Record
 
@@ -28,7 +29,7 @@ def notes(rows: Sequence[tuple[str, Record]], superseded: int) -> list[str]:
         *training_lines(rows),
         *inference_lines(rows),
         *uncertainty_lines(rows),
-        *dict.fromkeys(cost_words(Usage.from_dict(r.usage)) for r in done if r.usage),
+        *costs_line(done),
         *machine_lines(done),
     ]
     seeds = sorted({r.run["seed"] for r in done if r.run["seed"] is not None})
@@ -44,6 +45,11 @@ def notes(rows: Sequence[tuple[str, Record]], superseded: int) -> list[str]:
     missing = (note for r in done if r.usage for note in r.usage["notes"] if "not" in note.split())
     lines += dict.fromkeys(f"Note: {note}." for note in missing)
     return lines
+
+
+def costs_line(records: Sequence[Record]) -> list[str]:
+    usages = [Usage.from_dict(record.usage) for record in records if record.usage]
+    return [cost_words(usages)] if usages else []
 
 
 def distinct(heading: str, values: Iterable[str | None]) -> list[str]:
@@ -164,33 +170,6 @@ def uncertainty_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:
     means = ", ".join(f"{row} {fmean(values):.3g}" for row, values in found.items())
     over = "mean variance of the softmax over passes, classes and pixels (void pixels included)"
     return [f"Uncertainty: {over}: {means}."] if means else []
-
-
-def cost_words(usage: Usage) -> str:
-    """How times, memory and size were measured."""
-    memory = {
-        "nvml_process": "device memory of the process (NVML)",
-        "nvml_device": "what the device's memory rose by (NVML)",
-        "reserved": "reserved by PyTorch's allocator",
-        "peak_rss": "peak resident set above the warm process",
-    }
-    kind = next((words for key, words in memory.items() if usage.memory_mib.get(f"infer_{key}") is not None), None)
-    measured = (
-        f"memory is {kind}, training (with momentum) at batch {usage.train_memory_batch}, inference at batch "
-        f"{usage.infer_memory_batch}"
-        if kind
-        else "memory was not measured"
-    )
-    scope = (
-        ""
-        if usage.scope == "model"
-        else (f"; scope {usage.scope}: times and memory include what the model's `input` makes of 8-bit images")
-    )
-    return (
-        f"Costs: {usage.protocol} at {usage.res[0]}x{usage.res[1]}, {usage.precision}; mean of "
-        f"{len(usage.forward_ms.measured_ms)} passes at batch {usage.time_batch} (Fwd, Bwd: training network with its "
-        f"loss; Infer: evaluation mode); {measured}; size is 4 bytes a parameter, in 10^6 bytes{scope}."
-    )
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:

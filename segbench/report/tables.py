@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.usage import Usage
+from segbench.report.costs import COSTS, numbers
 from segbench.report.notes import notes
 from segbench.report.table import Table
 from segbench.scoring.counts import Counts
@@ -22,13 +24,6 @@ from segbench.store.record import Record, read_counts, read_record
 
 SCORES = {"global_accuracy": "G", "class_accuracy": "C", "mean_iou": "mIoU"}
 SECTIONS = ("recipe", "data", "score", "profile")
-LATER = {
-    "recipe.loss_normaliser": "valid-pixels",
-    "recipe.norm_statistics": "running",
-    "profile.scope": "model",
-    "inference.name": "plain",
-}
-"""The defaults of settings that came after the first records, but for those that are null."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +116,14 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {key: text for part in parts for key, text in part.items()}
 
 
+LATER = {
+    "recipe.loss_normaliser": "valid-pixels",
+    "recipe.norm_statistics": "running",
+    "inference.name": "plain",
+} | flat({"profile": ProfileSpec().model_dump(mode="json")})
+"""The defaults of settings that came after the first records, but for those that are null."""
+
+
 def frame(kept: Iterable[Kept]) -> pd.DataFrame:
     """One row a done record and evaluated checkpoint (one for a record that only profiled)."""
     rows = [row for item in kept if item.record.status == "done" for row in rows_of(item)]
@@ -137,7 +140,7 @@ def rows_of(item: Kept) -> list[dict[str, Any]]:
         "seed": record.run["seed"],
         "group": group_of(record),
         "record": record.id,
-        **(costs(Usage.from_dict(record.usage)) if record.usage else {}),
+        **(numbers(Usage.from_dict(record.usage)) if record.usage else {}),
     }
     scored = [
         base
@@ -153,35 +156,7 @@ def scores(counts: Counts) -> dict[str, float]:
     return {name: float(score.value) for name, score in read_scores([counts]).overall.items()}
 
 
-def costs(usage: Usage) -> dict[str, int | float | None]:
-    """The numbers that tables show; None where nothing was measured."""
-    kinds = ("nvml_process", "nvml_device", "reserved", "peak_rss")
-    return {
-        "parameters": usage.parameters,
-        "parameter_mb": usage.parameter_mb,
-        "macs": usage.macs,
-        "infer_ms": usage.forward_ms.mean,
-        "forward_ms": usage.train_forward_ms.mean if usage.train_forward_ms else None,
-        "backward_ms": usage.backward_ms.mean if usage.backward_ms else None,
-        "train_mib": first_of(usage.memory_mib, [f"train_{kind}" for kind in kinds]),
-        "infer_mib": first_of(usage.memory_mib, [f"infer_{kind}" for kind in kinds]),
-    }
-
-
-def first_of(values: dict[str, float | None], kinds: Sequence[str]) -> float | None:
-    """The first kind that was measured, from the most complete to the least."""
-    return next((values[kind] for kind in kinds if values.get(kind) is not None), None)
-
-
-COSTS = {
-    "parameters": ("Params M", 1e-6, 3),
-    "parameter_mb": ("Size MB", 1.0, 2),
-    "infer_ms": ("Infer ms", 1.0, 1),
-    "forward_ms": ("Fwd ms", 1.0, 1),
-    "backward_ms": ("Bwd ms", 1.0, 1),
-    "train_mib": ("Train MiB", 1.0, 0),
-    "infer_mib": ("Infer MiB", 1.0, 0),
-}
+SHOWN_COSTS = ("parameters", "parameter_mb", "infer_ms", "forward_ms", "backward_ms", "train_mib", "infer_mib")
 
 
 def summary(kept: Sequence[Kept]) -> Table:
@@ -190,15 +165,15 @@ def summary(kept: Sequence[Kept]) -> Table:
     data, labels = frame(shown), row_labels(shown)
     columns, rows = ["Model", "At"], []
     if not data.empty:
-        names, costs_shown = score_columns(data), [key for key in COSTS if key in data]
+        names, costs_shown = score_columns(data), [key for key in SHOWN_COSTS if key in data]
         several = data["seed"].nunique() > 1
         columns += [*(["Seeds"] if several else []), *names.values(), *(COSTS[key][0] for key in costs_shown)]
         # A group's runs differ in the seed alone.
         for (group, checkpoint), part in data.groupby(["group", "checkpoint"], sort=False):
             seeds = [str(len(part))] if several else []
-            numbers = [spread(part[key] * 100, 2) for key in names]
+            percents = [spread(part[key] * 100, 2) for key in names]
             times = [spread(part[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
-            rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *numbers, *times])
+            rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *percents, *times])
     for item in shown:
         if item.record.status == "failed":
             seed = item.record.run["seed"]

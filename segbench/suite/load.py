@@ -218,7 +218,8 @@ def follow(cls: type[BaseModel], loc: Iterable[str | int]) -> tuple[type[BaseMod
     inside: list[type[BaseModel]] = [cls]
     for step in loc:
         if isinstance(step, int):
-            written.append(step)
+            if written[-1:] != ["profile"]:  # written once for all points of a sweep
+                written.append(step)
             continue
         owners = [c for c in inside if step in c.model_fields]
         tagged = [c for c in inside if "name" in c.model_fields and step in get_args(c.model_fields["name"].annotation)]

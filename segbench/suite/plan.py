@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -85,8 +86,8 @@ class Keys(NamedTuple):
 def plan(
     suite: Suite, word: Callable[[int, ValidationError | ValueError], SettingError], where: Callable[[int], str]
 ) -> list[Run]:
-    """Every run of a suite, seeds innermost; `word` turns a mistake in a merged recipe into the error to raise, `where`
-    says in which line a model stands."""
+    """Every run of a suite, a model's points of a sweep together and seeds innermost; `word` turns a mistake in a
+    merged recipe into the error to raise, `where` says in which line a model stands."""
     runs = []
     for index, model in enumerate(suite.models):
         try:
@@ -94,8 +95,8 @@ def plan(
             check_checkpoints(suite.score, recipe)
         except ValueError as error:  # pydantic's ValidationError is one
             raise word(index, error) from None
-        for seed in suite.seeds if recipe else (None,):
-            runs.append(make_run(suite, model, recipe, recipe.input if recipe else fed, seed, where(index)))
+        for profile, seed in product(suite.profile or (None,), suite.seeds if recipe else (None,)):
+            runs.append(make_run(suite, model, recipe, recipe.input if recipe else fed, profile, seed, where(index)))
     return runs
 
 
@@ -135,7 +136,13 @@ def input_of(model: ModelSpec) -> InputSpec | None:
 
 
 def make_run(
-    suite: Suite, model: ModelSpec, recipe: Recipe | None, fed: InputSpec | None, seed: int | None, where: str
+    suite: Suite,
+    model: ModelSpec,
+    recipe: Recipe | None,
+    fed: InputSpec | None,
+    profile: ProfileSpec | None,
+    seed: int | None,
+    where: str,
 ) -> Run:
     scored = suite.score if recipe or model.weights else None
     return Run(
@@ -150,7 +157,7 @@ def make_run(
         seed=seed,
         data=suite.data,
         score=scored,
-        profile=suite.profile,
+        profile=profile,
         classes=len(DATASETS.resolve(suite.data.name).classes) if suite.data else suite.classes or 11,  # type: ignore[attr-defined]
         where=where,
     )
@@ -180,7 +187,7 @@ def resolve_keys(
     inference = run.inference.model_dump()
     predicted = [train or [model, weights, fed], inference]
     evaluate = {at: digest([EVALUATE_VERSION, predicted, at, score, data.get("test")]) for at in run.checkpoints}
-    included = fed if run.profile and run.profile.scope == "model+input" else None
+    included = fed if run.profile and "input" in run.profile.scope else None
     timed = digest([PROFILE_VERSION, model, profile, included, machine]) if profile else None
     name = digest([train, evaluate, profile, model, run.label])[:8]
     scored = [inference, score, data.get("test")] if score else None

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from segbench.data.spec import DataSpec
 from segbench.engine.inference import Inference
 from segbench.profiling.spec import ProfileSpec
+from segbench.profiling.sweep import points
 from segbench.scoring.spec import ScoreSpec
 from segbench.spec import Spec, name_alone, one_or_more
 
@@ -42,7 +43,8 @@ class ModelSpec(Spec):
 
 class Suite(Spec):
     """A whole comparison. Without `recipe` nothing is trained, without `score` nothing is scored, without `profile`
-    nothing is timed; a suite that only profiles needs no `data`, and then may state its number of `classes` (11)."""
+    nothing is timed; a suite that only profiles needs no `data`, and then may state its number of `classes` (11).
+    A list in `profile` is a sweep: every run is profiled at each of its points, each of them a row."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     data: DataSpec | None = None
@@ -53,14 +55,14 @@ class Suite(Spec):
     recipe: dict[str, Any] | None = None
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(one_or_more), Field(min_length=1)] = (0,)
     score: ScoreSpec | None = None
-    profile: ProfileSpec | None = None
+    profile: Annotated[tuple[ProfileSpec, ...], BeforeValidator(points)] = ()
     classes: Annotated[int, Field(gt=0, le=255, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> "Suite":
         if (self.recipe is not None or self.score is not None) and self.data is None:
             raise ValueError("there is a recipe or a score, but no data; add `data: {name: ...}`")
-        if self.recipe is None and self.score is None and self.profile is None:
+        if self.recipe is None and self.score is None and not self.profile:
             raise ValueError("there is nothing to do; add `recipe` and `score`, or `profile`")
         if self.data is not None and self.classes is not None:
             raise ValueError("classes are those of the data; leave `classes` out, or `data`")

@@ -1,0 +1,97 @@
+"""Table 6: what the paper prints, what was measured, and which ratios may be taken."""
+
+from typing import Any
+
+import pytest
+
+from segbench.profiling.usage import Samples, Usage
+from segbench.published import published
+from segbench.report.table6 import Measured, table6
+
+
+def usage(forward: float, backward: float | None = 2.0, **changes: Any) -> Usage:
+    given: dict[str, Any] = {
+        "device": "card",
+        "res": (360, 480),
+        "protocol": "steady",
+        "time_batch": 1,
+        "train_memory_batch": 4,
+        "infer_memory_batch": 1,
+        "threads": 2,
+        "forward_ms": Samples((1.0,)),
+        "train_forward_ms": Samples((forward, forward, 9 * forward)),
+        "backward_ms": Samples((backward,)) if backward else None,
+        "memory_mib": {"train_reserved": 100.0 * forward, "infer_reserved": None},
+        "parameters": 10,
+        "trainable_parameters": 10,
+        "parameter_mb": 117.8,
+        "macs": None,
+    }
+    return Usage(**given | changes)
+
+
+def rows(*measured: Measured) -> list[dict[str, str]]:
+    table = table6(measured)
+    heads = [f"{head}{index}" if head == "/SegNet" else head for index, head in enumerate(table.columns)]
+    return [dict(zip(heads, row, strict=True)) for row in table.rows]
+
+
+def test_the_papers_numbers() -> None:
+    table = published("table6")
+    assert [row.label for row in table.rows] == ["SegNet", "DeepLab-LargeFOV", "FCN (learnt deconv)", "DeconvNet"]
+    assert dict(table.rows[1].values) == {
+        "forward_ms": 110.06,
+        "backward_ms": 160.73,
+        "train_mib": 5618,
+        "infer_mib": 1993,
+        "parameter_mb": 83,
+    }
+    assert sum(value or 0 for row in table.rows for value in row.values.values()) == pytest.approx(43286)
+
+
+def test_a_measured_row_stands_below_the_published_one_that_it_means() -> None:
+    found = rows(
+        Measured("mine", "fcn8s", {"deconvolution": "learnt"}, usage(3.0)),
+        Measured("fixed", "fcn8s", {"deconvolution": "fixed"}, usage(5.0)),
+        Measured("SegNet", "segnet", {}, usage(6.0, backward=4.0)),
+    )
+    assert [(row["Model"], row["Source"]) for row in found] == [
+        ("SegNet", "published"),
+        ("SegNet", "measured"),
+        ("DeepLab-LargeFOV", "published"),
+        ("FCN (learnt deconv)", "published"),
+        ("mine", "measured"),
+        ("DeconvNet", "published"),
+        ("fixed", "measured"),
+    ]
+    mine = found[4]
+    assert (mine["Fwd ms"], mine["/SegNet3"], mine["/SegNet5"]) == ("3.0", "0.50", "0.50")
+    assert (mine["Train MiB"], mine["/SegNet7"], mine["Infer MiB"], mine["/SegNet9"]) == ("300", "0.50", "n/a", "n/a")
+    assert found[0]["/SegNet3"] == "1.00" and found[2]["/SegNet3"] == "0.26"  # 110.06 / 422.50
+    assert mine["Size MB"] == "117.8"
+
+
+def test_ratios_are_taken_under_the_same_conditions_alone() -> None:
+    table = table6(
+        [
+            Measured("SegNet", "segnet", {}, usage(6.0)),
+            Measured("fast", "unet", {}, usage(3.0, precision="bf16")),
+            Measured("SegNet (bf16)", "segnet", {}, usage(2.0, precision="bf16")),
+            Measured("other card", "unet", {}, usage(3.0, device="other")),
+        ]
+    )
+    found = {row[0]: row[3] for row in table.rows}
+    assert found["fast"] == "1.50" and found["other card"] == "n/a"
+    assert any("SegNet was not measured under the same conditions" in note for note in table.notes)
+
+
+def test_what_was_not_measured_is_not_zero() -> None:
+    (row,) = [r for r in rows(Measured("unet", "unet", {}, usage(3.0, backward=None))) if r["Source"] == "measured"]
+    assert row["Bwd ms"] == "n/a" and row["/SegNet3"] == "n/a"
+
+
+def test_caffe_time_prints_the_mean() -> None:
+    (row,) = [
+        r for r in rows(Measured("u", "unet", {}, usage(3.0, protocol="caffe-time"))) if r["Source"] == "measured"
+    ]
+    assert row["Fwd ms"] == "11.0"

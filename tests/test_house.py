@@ -122,7 +122,7 @@ def test_help_answers_at_once() -> None:
 def test_every_suite_loads_and_plans(path: Path) -> None:
     suite, runs = load(path)
     assert suite.name == path.stem
-    assert len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds)
+    assert len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds) * (len(suite.profile) or 1)
 
 
 def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:
@@ -158,4 +158,4 @@ def test_the_benchmark_suites_hold_the_papers_protocol() -> None:
             assert run.recipe.norm_statistics == "training-set"
             assert (run.inference.name == "dense-crf") == (run.model == "deeplab-largefov-densecrf")
             assert len(run.checkpoints) == 4 and run.checkpoints[-1] == "best"
-        assert suite.profile and suite.profile.res == (360, 480)
+        assert [(profile.res, profile.protocol) for profile in suite.profile] == [((360, 480), "caffe-time")]

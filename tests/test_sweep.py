@@ -40,6 +40,7 @@ def test_a_suite_has_a_run_for_each_point(tmp_path: Path) -> None:
     (tmp_path / "costs.yaml").write_text(SUITE)
     suite, runs = load(tmp_path / "costs.yaml")
     assert len(suite.profile) == 4 and len(runs) == 8
+    assert [run.name for run in runs[:2]] == ["segnet-basic-24x32-fp32", "segnet-basic-24x32-bf16"]
     assert [(r.model, r.profile.res, r.profile.precision) for r in runs if r.profile][2:5] == [
         ("segnet-basic", (48, 64), "fp32"),
         ("segnet-basic", (48, 64), "bf16"),

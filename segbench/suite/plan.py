@@ -21,6 +21,7 @@ from segbench.models import MODELS
 from segbench.models.imagenet import weights_digest
 from segbench.models.input_spec import InputSpec, OwnInput
 from segbench.profiling.spec import PROFILE_VERSION, ProfileSpec
+from segbench.profiling.sweep import told_apart
 from segbench.registry import did_you_mean
 from segbench.scoring.spec import EVALUATE_VERSION, ScoreSpec
 from segbench.spec import Spec
@@ -45,11 +46,13 @@ class Run(Spec):
     classes: int
     where: Annotated[str, Field(exclude=True)] = ""
     """File, line and key of the model, for messages."""
+    point: Annotated[str, Field(exclude=True)] = ""
+    """What tells its profile from the others of a sweep; the profile holds it too."""
 
     @property
     def name(self) -> str:
-        """`segnet-basic-s0`: what progress and records call it."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-") or "run"
+        """`segnet-basic-s0`, `segnet-bf16`: what progress and records call it."""
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{self.label} {self.point}".lower()).strip("-") or "run"
         return slug if self.seed is None else f"{slug}-s{self.seed}"
 
     @property
@@ -95,9 +98,16 @@ def plan(
             check_checkpoints(suite.score, recipe)
         except ValueError as error:  # pydantic's ValidationError is one
             raise word(index, error) from None
-        for profile, seed in product(suite.profile or (None,), suite.seeds if recipe else (None,)):
-            runs.append(make_run(suite, model, recipe, recipe.input if recipe else fed, profile, seed, where(index)))
+        run = make_run(suite, model, recipe, recipe.input if recipe else fed, where(index))
+        for point, seed in product(points_of(suite), suite.seeds if recipe else (None,)):
+            runs.append(run.model_copy(update={**point, "seed": seed}))
     return runs
+
+
+def points_of(suite: Suite) -> list[dict[str, Any]]:
+    """What each point of the profile's sweep sets in a run."""
+    words = map(" ".join, told_apart(suite.profile))
+    return [{"profile": p, "point": w} for p, w in zip(suite.profile, words, strict=True)] or [{"profile": None}]
 
 
 def merged_recipe(suite: Suite, model: ModelSpec) -> Recipe | None:
@@ -135,15 +145,8 @@ def input_of(model: ModelSpec) -> InputSpec | None:
     return InputAlone.model_validate({key: value for key, value in model.recipe.items() if key == "input"}).input
 
 
-def make_run(
-    suite: Suite,
-    model: ModelSpec,
-    recipe: Recipe | None,
-    fed: InputSpec | None,
-    profile: ProfileSpec | None,
-    seed: int | None,
-    where: str,
-) -> Run:
+def make_run(suite: Suite, model: ModelSpec, recipe: Recipe | None, fed: InputSpec | None, where: str) -> Run:
+    """The run of a model, before it has a seed and a point of the profile."""
     scored = suite.score if recipe or model.weights else None
     return Run(
         suite=suite.name,
@@ -154,10 +157,10 @@ def make_run(
         recipe=recipe,
         input=fed,
         inference=inference_of(model),
-        seed=seed,
+        seed=None,
         data=suite.data,
         score=scored,
-        profile=profile,
+        profile=None,
         classes=len(DATASETS.resolve(suite.data.name).classes) if suite.data else suite.classes or 11,  # type: ignore[attr-defined]
         where=where,
     )

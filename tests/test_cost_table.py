@@ -47,6 +47,7 @@ def test_medians_stand_in_the_table_and_doubts_below_it() -> None:
     table = cost_table({"net": USAGE}, {"gone": "out of memory"})
     found = dict(zip(table.columns, table.rows[0], strict=True))
     assert (found["Fwd ms"], found["Bwd ms"], found["Infer ms"]) == ("8.0", "n/a", "4.0~")
+    assert any(note.startswith("~: ") for note in table.notes)
     assert found["Infer ms 5-95 %"] == "2.2-8.2"  # ranks 0.2 and 3.8 of 2 3 4 5 9
     assert found["Images/s"] == "1000.0"  # four images in 4 ms
     assert (found["Train MiB"], found["Infer MiB"]) == ("n/a", "12")
@@ -99,8 +100,9 @@ def test_a_profile_that_failed_is_a_row_with_its_reason() -> None:
     assert row(failed)["failure"] == "no TF32 on a CPU" and row(failed)["res"] == "24x32"
     lines = list(csv.DictReader(io.StringIO(as_csv([failed, made(USAGE)]))))
     assert [line["failure"] for line in lines] == ["no TF32 on a CPU", ""]
-    assert [line["infer_ms"] for line in lines] == ["", "4.0"]
-    assert lines[1]["backward_ms"] == "" and lines[1]["precision"] == "fp32"
+    assert [line["forward_ms"] for line in lines] == ["", "4.0"]  # inference, as in JSON
+    assert [line["forward_stable"] for line in lines] == ["", "False"] and lines[1]["train_forward_ms"] == "8.0"
+    assert lines[1]["backward_ms"] == "" and lines[1]["precision"] == "fp32" and lines[1]["device"] == "card"
 
 
 def test_the_interval_of_the_median_is_the_narrowest_of_its_kind() -> None:

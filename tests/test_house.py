@@ -122,7 +122,9 @@ def test_help_answers_at_once() -> None:
 def test_every_suite_loads_and_plans(path: Path) -> None:
     suite, runs = load(path)
     assert suite.name == path.stem
-    assert len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds) * (len(suite.profile) or 1)
+    assert (
+        len({run.name for run in runs}) == len(runs) == len(suite.models) * len(suite.seeds) * (len(suite.profile) or 1)
+    )
 
 
 def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:

@@ -301,6 +301,54 @@ def test_steady_times_the_step_too_and_takes_energy_where_there_is_a_meter(monke
     assert usage.file_mb is not None and usage.file_mb > usage.parameter_mb and usage.activation_mib
 
 
+class Typed(Pointwise):
+    """Notes in which type its input and its network compute, in training and in inference."""
+
+    seen: ClassVar[set[tuple[str, bool, torch.dtype]]] = set()
+
+    def input(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        moved = torch.nn.functional.conv2d(images.float(), torch.eye(3)[..., None, None])
+        self.seen.add(("input", torch.is_inference_mode_enabled(), moved.dtype))
+        return moved.float()
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        logits = self.classify(images)
+        if not images.is_meta:
+            self.seen.add(("network", torch.is_inference_mode_enabled(), logits.dtype))
+        return self.normalise(logits)
+
+
+def test_autocast_is_around_the_network_alone_in_training_as_in_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Typed, "seen", set())
+    profile(Typed, CLASSES, FAST.model_copy(update={"precision": "bf16", "scope": "model+input"}))
+    # fp32 eager, which the variant's logits are compared with, is the network's one pass in fp32.
+    assert Typed.seen == {
+        ("input", False, torch.float32),
+        ("input", True, torch.float32),
+        ("network", False, torch.float32),
+        ("network", False, torch.bfloat16),
+        ("network", True, torch.bfloat16),
+    }
+
+
+def test_training_passes_leave_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+
+    def looked_at(region: Any, *others: Any) -> Energy:
+        found.append(float(region().sum()))
+        return Energy(None, None, None)
+
+    monkeypatch.setattr(profile_module, "energy_of", looked_at)
+    for training in (True, False):
+        profile(Pointwise, CLASSES, FAST.model_copy(update={"energy": True, "training": training}))
+    assert found[0] == found[1]
+
+
+def test_other_processes_on_the_device_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_module, "check_isolation", lambda uuid, isolation: (f"{uuid} {isolation} stranger",))
+    assert "None error stranger" in profile(Pointwise, CLASSES, FAST.model_copy(update={"isolation": "error"})).notes
+
+
 def test_a_largest_batch_is_searched_for_both_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_module, "search", lambda job: (job.batch * 10, (f"{job.mode} searched",)))
     usage = profile(Pointwise, CLASSES, FAST.model_copy(update={"largest_batch": True}))
@@ -313,6 +361,10 @@ def test_a_backend_that_only_infers_has_no_training_times(monkeypatch: pytest.Mo
     usage = profile(Pointwise, CLASSES, FAST)
     assert usage.train_forward_ms is usage.backward_ms is None
     assert "training not timed: eager only infers" in usage.notes
+    assert not any("is false" in note for note in usage.notes if "training" in note)
+    jumpy = {"protocol": "steady", "min_samples": 3, "min_seconds": 0.001, "max_seconds": 0.1}
+    told = profile(Sleeping, CLASSES, FAST.model_copy(update=jumpy)).notes
+    assert any(note.startswith("forward") for note in told), told  # too few to tell, or ended early
 
 
 # --- scope ---
@@ -356,12 +408,20 @@ def test_the_scope_is_told_and_read_back() -> None:
 def test_training_and_inference_are_weighed_at_their_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(profile_module, "weigh", lambda job: jobs.append(job) or memory.unmeasured(job, "spied"))
-    spec = ProfileSpec(res=(24, 32), train_memory_batch=4, infer_memory_batch=2, scope="model+input")
+    spec = ProfileSpec(
+        res=(24, 32),
+        train_memory_batch=4,
+        infer_memory_batch=2,
+        scope="model+input",
+        precision="bf16",
+        channels_last=True,
+    )
     profile_module.weigh_all(Pointwise, CLASSES, spec, torch.device("cpu"))
     assert [(job.mode, job.batch, job.scope) for job in jobs] == [
         ("train", 4, "model+input"),
         ("infer", 2, "model+input"),
     ]
+    assert [(job.precision, job.channels_last) for job in jobs] == [("bf16", True)] * 2
 
 
 def test_memory_not_asked_for_is_none_with_a_note() -> None:

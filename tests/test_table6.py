@@ -6,6 +6,7 @@ import pytest
 
 from segbench.profiling.usage import Samples, Usage
 from segbench.published import published
+from segbench.report.costs import cost_words, total
 from segbench.report.table6 import Measured, table6
 
 
@@ -32,8 +33,7 @@ def usage(forward: float, backward: float | None = 2.0, **changes: Any) -> Usage
 
 def rows(*measured: Measured) -> list[dict[str, str]]:
     table = table6(measured)
-    heads = [f"{head}{index}" if head == "/SegNet" else head for index, head in enumerate(table.columns)]
-    return [dict(zip(heads, row, strict=True)) for row in table.rows]
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
 def test_the_papers_numbers() -> None:
@@ -65,9 +65,14 @@ def test_a_measured_row_stands_below_the_published_one_that_it_means() -> None:
         ("fixed", "measured"),
     ]
     mine = found[4]
-    assert (mine["Fwd ms"], mine["/SegNet3"], mine["/SegNet5"]) == ("3.0", "0.50", "0.50")
-    assert (mine["Train MiB"], mine["/SegNet7"], mine["Infer MiB"], mine["/SegNet9"]) == ("300", "0.50", "n/a", "n/a")
-    assert found[0]["/SegNet3"] == "1.00" and found[2]["/SegNet3"] == "0.26"  # 110.06 / 422.50
+    assert (mine["Fwd ms"], mine["Fwd /SegNet"], mine["Bwd /SegNet"]) == ("3.0~", "0.50", "0.50")
+    assert (mine["Train MiB"], mine["Train /SegNet"], mine["Infer MiB"], mine["Infer /SegNet"]) == (
+        "300",
+        "0.50",
+        "n/a",
+        "n/a",
+    )
+    assert found[0]["Fwd /SegNet"] == "1.00" and found[2]["Fwd /SegNet"] == "0.26"  # 110.06 / 422.50
     assert mine["Size MB"] == "117.8"
 
 
@@ -86,8 +91,32 @@ def test_ratios_are_taken_under_the_same_conditions_alone() -> None:
 
 
 def test_what_was_not_measured_is_not_zero() -> None:
-    (row,) = [r for r in rows(Measured("unet", "unet", {}, usage(3.0, backward=None))) if r["Source"] == "measured"]
-    assert row["Bwd ms"] == "n/a" and row["/SegNet3"] == "n/a"
+    base = Measured("SegNet", "segnet", {}, usage(6.0))
+    row = rows(base, Measured("unet", "unet", {}, usage(3.0, backward=None)))[-1]
+    assert (row["Fwd /SegNet"], row["Bwd ms"], row["Bwd /SegNet"]) == ("0.50", "n/a", "n/a")
+
+
+def test_only_the_papers_segnet_is_what_others_are_compared_with() -> None:
+    narrow = Measured("narrow", "segnet", {"width": 0.125}, usage(1.0))
+    found = rows(narrow, Measured("fcn", "fcn8s", {}, usage(3.0)), Measured("SegNet", "segnet", {}, usage(6.0)))
+    by_name = {row["Model"]: row for row in found if row["Source"] == "measured"}
+    assert by_name["fcn"]["Fwd /SegNet"] == "0.50" and by_name["SegNet"]["Fwd /SegNet"] == "1.00"
+    names = [row["Model"] for row in found]
+    assert names.index("fcn") == names.index("FCN (learnt deconv)") + 1 and names[-1] == "narrow"
+
+
+def test_what_failed_has_a_row_and_its_reason() -> None:
+    table = table6([], {"U-Net (tf32)": "a CPU has none"})
+    assert table.rows[-1][:3] == ["U-Net (tf32)", "failed", "n/a"]
+    assert table.notes[-1] == "U-Net (tf32): failed: a CPU has none"
+
+
+def test_one_kind_of_memory_is_compared() -> None:
+    mib = {"train_nvml_process": None, "train_nvml_device": 9.0, "infer_nvml_process": 3.0, "infer_nvml_device": 4.0}
+    given = usage(1.0, memory_mib=mib)
+    assert (total(given, "train"), total(given, "infer")) == (9.0, 4.0)
+    assert "what the device's memory rose by (NVML), training" in cost_words([given])
+    assert total(usage(1.0, memory_mib={**mib, "train_nvml_device": None}), "infer") == 3.0
 
 
 def test_caffe_time_prints_the_mean() -> None:

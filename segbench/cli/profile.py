@@ -1,5 +1,6 @@
 """`segbench profile`: the cost of models, as in Table 6 of the SegNet paper."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,7 @@ def profile(
     and inference memory, size. Several sizes, batches, precisions or backends, with commas between them, are measured
     in every combination. A row that cannot be measured says why, the others go on, and the exit code is 1.
     """
+    from segbench.errors import SettingError
     from segbench.report import render
     from segbench.report.cost_files import as_csv, as_json
     from segbench.report.costs import cost_table
@@ -80,15 +82,22 @@ def profile(
     for name in model:
         check_model_name(name, allow_code)
     for flag, path in (("--json", json), ("--csv", csv)):
+        if path and path.is_dir():
+            raise SettingError(f"{flag} {path}: is a folder; name a file")
         if path:
             check_folder(path.parent, flag)
-    rows = measured(list(dict.fromkeys(model)), options, classes, specs, device)
+    if json and csv and json.resolve() == csv.resolve():
+        raise SettingError(f"--json, --csv: both name {json}; name two files")
+    rows: list[Profiled] = []
+    for row in measured(list(dict.fromkeys(model)), options, classes, specs, device):
+        rows.append(row)
+        # After each, so that one which takes the whole program down leaves what was measured before it.
+        if json:
+            write_text(json, as_json(rows))
+        if csv:
+            write_text(csv, as_csv(rows))
     failures = {row.label: row.failure for row in rows if row.failure}
     render.show(cost_table({row.label: row.usage for row in rows if row.usage}, failures))
-    if json:
-        write_text(json, as_json(rows))
-    if csv:
-        write_text(csv, as_csv(rows))
     if failures:
         raise typer.Exit(1)
 
@@ -109,7 +118,10 @@ def read_specs(given: dict[str, Any]) -> "list[ProfileSpec]":
     flags = {"time_batch": "--batch"}
     try:
         settings = points({key: value for key, value in given.items() if value is not None})
-        return [ProfileSpec.model_validate(point) for point in settings]
+        specs = [ProfileSpec.model_validate(point) for point in settings]
+        if len(set(map(repr, specs))) < len(specs):
+            raise SettingError("--res, --batch: the same value stands there twice; name each once")
+        return specs
     except ValidationError as error:
         first = error.errors()[0]
         words = first["msg"].removeprefix("Value error, ")
@@ -125,7 +137,7 @@ def read_specs(given: dict[str, Any]) -> "list[ProfileSpec]":
 
 def measured(
     names: list[str], options: dict[str, Any], classes: int, specs: "list[ProfileSpec]", device: str
-) -> "list[Profiled]":
+) -> "Iterator[Profiled]":
     """Every model at every point, told one after the other."""
     from functools import partial
 
@@ -143,7 +155,6 @@ def measured(
     for name in names:
         check_buildable(name, classes, options)
     progress = Console(stderr=True, highlight=False)
-    rows = []
     points = [(name, spec, words) for name in names for spec, words in zip(specs, told_apart(specs), strict=True)]
     for number, (name, spec, words) in enumerate(points, 1):
         label = f"{name} ({', '.join(words)})" if words else name
@@ -152,11 +163,10 @@ def measured(
         asked = spec.model_dump(mode="json")
         try:
             usage = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
-            rows.append(Profiled(label, name, options, classes, asked, usage))
+            yield Profiled(label, name, options, classes, asked, usage)
         except ModelError as error:
             progress.print(f"segbench: {error}", soft_wrap=True, markup=False)
-            rows.append(Profiled(label, name, options, classes, asked, None, str(error)))
-    return rows
+            yield Profiled(label, name, options, classes, asked, None, str(error))
 
 
 def check_buildable(name: str, classes: int, options: dict[str, Any]) -> None:

@@ -130,7 +130,13 @@ def captured(model: nn.Module, images: Tensor) -> Forward:
     if device.type != "cuda":
         raise SettingError(f"cuda_graphs: {device} has none; leave the setting out, or profile on a CUDA device")
     static, graph = images.clone(), torch.cuda.CUDAGraph()
-    with failing_as("CUDA graphs"), torch.inference_mode(), torch.cuda.device(device):
+    with (
+        failing_as("CUDA graphs"),
+        torch.inference_mode(),
+        torch.cuda.device(device),
+        # A capture that fails leaves its stream the current one; this gives the old one back.
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+    ):
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):

@@ -36,12 +36,15 @@ def call_fresh(function: Callable[..., Any], *arguments: Any) -> Answer:
     """`function(*arguments)` in a fresh process: picklable by name, its value JSON. What fails is told, not raised."""
     try:
         request = pickle.dumps((function, arguments))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except Exception as error:  # what is sent may be somebody's, and says in its own way that it will not travel
         return Answer(
             None, f"cannot be sent to a fresh process: {in_words(error)}; give a function of a module, not a lambda"
         )
     command = [sys.executable, "-P", "-c", BOOT, json.dumps([path or str(Path.cwd()) for path in sys.path])]
-    done = subprocess.run(command, input=request, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, input=request, capture_output=True, check=False)
+    except OSError as error:  # no memory for another process, or a list of paths that is too long
+        return Answer(None, f"no fresh process: {in_words(error)}")
     if done.returncode or not done.stdout:  # a model may also leave by sys.exit(0)
         return Answer(None, ending(done.returncode, done.stderr.decode(errors="replace")))
     return Answer(**json.loads(done.stdout))

@@ -37,7 +37,7 @@ from segbench.profiling.fresh import call_fresh
 from segbench.profiling.nvml import MIB, NvmlMemory, nvml_memory
 from segbench.profiling.resident import reset_peak, resident_mib
 from segbench.profiling.spec import Precision, Scope
-from segbench.profiling.variants import arranged, laid_out, precision_of
+from segbench.profiling.variants import arranged, autocast_of, laid_out, precision_of, products_of
 from segbench.profiling.workload import Factory, check_logits, loss_of, random_batch, random_images, seeded
 
 # The first step makes the momentum, after its activations are gone; only the second holds all at once.
@@ -182,11 +182,14 @@ def train(job: Job, model: nn.Module, device: torch.device) -> dict[str, float]:
     batch = random_batch(job.batch, job.res, job.num_classes, device, job.scope)
     batch = batch._replace(images=arranged(batch.images, job.channels_last))
     optimizer = torch.optim.SGD([p for p in model.train().parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    with precision_of(job.precision, device):
+    with products_of(job.precision, device):
         for _ in range(TRAIN_STEPS):
             optimizer.zero_grad(set_to_none=True)
-            loss_of(model, batch).backward()
+            with autocast_of(job.precision, device):
+                loss = loss_of(model, batch)
+            loss.backward()
             optimizer.step()
+        del loss
     momenta = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
     return {
         "weights": size_mib(weights_of(model)),
@@ -209,12 +212,14 @@ def size_mib(tensors: Iterable[Tensor]) -> float:
 def prime(job: Job, device: torch.device) -> None:
     """One tiny convolution, or training step: contexts, thread pools, late imports (an optimiser's alone: 70 MiB)."""
     model, images = nn.Conv2d(3, 2, 3).to(device), torch.zeros(1, 3, 8, 8, device=device)
-    with precision_of(job.precision, device):
-        logits = model(images)
+    with products_of(job.precision, device):
+        with autocast_of(job.precision, device):
+            logits = model(images)
+            loss = functional.cross_entropy(logits, torch.zeros(1, 6, 6, dtype=torch.long, device=device))
         if not job.train:
             return
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        functional.cross_entropy(logits, torch.zeros(1, 6, 6, dtype=torch.long, device=device)).backward()
+        loss.backward()
         optimizer.step()
 
 

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segbench.errors import ModelError, SegbenchError, SettingError
-from segbench.profiling.backends import inference, training
+from segbench.profiling.backends import Forward, inference, training
 from segbench.profiling.complexity import complexity
 from segbench.profiling.device import DeviceWatch, cuda_uuid, device_name
 from segbench.profiling.energy import Energy, energy_of
@@ -25,10 +25,10 @@ from segbench.profiling.largest import search
 from segbench.profiling.memory import Job, Mib, unmeasured, weigh
 from segbench.profiling.scopes import Pipeline, pipeline
 from segbench.profiling.spec import ProfileSpec
-from segbench.profiling.timing import Times, time_model
+from segbench.profiling.timing import NOT_ASKED, Times, time_model
 from segbench.profiling.usage import Usage
 from segbench.profiling.variants import arranged, autocast_of, deviation, exact_logits, is_reference, products_of
-from segbench.profiling.workload import Factory, random_batch, seeded
+from segbench.profiling.workload import Factory, Images, random_batch, seeded
 from segbench.spec import write_size
 
 
@@ -42,7 +42,7 @@ class Ran(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Weights(NamedTuple):
+class Memory(NamedTuple):
     """What was found in fresh processes."""
 
     mib: Mib
@@ -60,6 +60,8 @@ def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str =
     """
     chosen = existing_device(device)
     with model_errors(f"profile at {write_size(spec.res)} on {chosen}"), guarded(chosen):
+        if chosen.type == "cuda":
+            torch.zeros(1, device=chosen)  # a context, without which NVML's list of processes cannot hold this one
         strangers = check_isolation(cuda_uuid(chosen), spec.isolation)
         counted = complexity(factory, spec.res)
         ran = run_here(factory, num_classes, spec, chosen)
@@ -70,6 +72,7 @@ def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str =
         res=spec.res,
         protocol=spec.protocol,
         scope=spec.scope,
+        frame=spec.frame,
         precision=spec.precision,
         backend=spec.backend,
         channels_last=spec.channels_last,
@@ -126,7 +129,12 @@ def model_errors(where: str) -> Iterator[None]:
 @contextmanager
 def guarded(device: torch.device) -> Iterator[None]:
     """Generators return afterwards; freed device memory is not kept from the children."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # A seed is set on every GPU that is in use, whichever this is.
+    seeded_too = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=seeded_too):
+        gc.collect()  # an earlier profile that ran out of memory was held by its error until now
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         try:
             yield
         finally:
@@ -146,13 +154,15 @@ def run_here(factory: Factory, num_classes: int, spec: ProfileSpec, device: torc
         pipeline(network, spec, num_classes, device) as around_network,
         products_of(spec.precision, device),
     ):
-        fed = around_network.images()
         trained = training(network, spec) if spec.training else None  # compiles when it is run, below
-        expected = None if is_reference(spec) else exact_logits(network, fed)
-        with autocast_of(spec.precision, device):
-            forward = inference(network, arranged(fed, spec.channels_last), spec)
-            off = None if expected is None else deviation(expected, forward(arranged(fed, spec.channels_last)))
-        region = region_of(forward, around_network, num_classes, spec, device)
+        autocast = autocast_of(spec.precision, device)
+        forward, off = ready(network, around_network.images(), spec, autocast)
+
+        def variant(images: Images) -> Tensor:
+            with autocast:
+                return forward(images)
+
+        region = around_network.through(variant, num_classes)
         with DeviceWatch(cuda_uuid(device)) as watch:
             times = timed(network, trained, region, around_network, num_classes, spec, device, watch)
         energy = measured_energy(region, spec, device)
@@ -160,18 +170,15 @@ def run_here(factory: Factory, num_classes: int, spec: ProfileSpec, device: torc
     return Ran(times, energy, off, watch.state, (*forward.notes, *times.notes, *energy_note, *watch.notes))
 
 
-def region_of(
-    forward: Callable[..., Any], around_network: Pipeline, num_classes: int, spec: ProfileSpec, device: torch.device
-) -> Callable[[], object]:
-    """What is timed as the forward: the variant, with what the scope puts before and behind it."""
-    run = around_network.through(lambda images: forward(arranged(images, spec.channels_last)), num_classes)
-
-    @torch.inference_mode()
-    def region() -> object:
-        with autocast_of(spec.precision, device):
-            return run()
-
-    return region
+def ready(
+    network: nn.Module, images: Images, spec: ProfileSpec, autocast: torch.autocast
+) -> tuple[Forward, dict[str, float | None] | None]:
+    """The variant's forward, and its deviation from fp32 eager on these images; the logits are gone afterwards."""
+    expected = None if is_reference(spec) else exact_logits(network, images)
+    with autocast:
+        forward = inference(network, arranged(images, spec.channels_last), spec)
+        found = None if expected is None else forward(arranged(images, spec.channels_last))
+    return forward, None if expected is None or found is None else deviation(expected, found)
 
 
 def timed(
@@ -193,22 +200,24 @@ def timed(
         asked,
         infer=region,
         train=trained,
-        images=lambda: arranged(around_network.images(), spec.channels_last),
+        images=around_network.images,
         around=partial(autocast_of, spec.precision, device),
         watch=watch,
     )
     if spec.training and trained is None:
-        return times._replace(notes=(f"training not timed: {spec.backend} only infers",))
+        kept = [note for note in times.notes if note != NOT_ASKED]
+        return times._replace(notes=(f"training not timed: {spec.backend} only infers", *kept))
     return times
 
 
+@torch.inference_mode()
 def measured_energy(region: Callable[[], object], spec: ProfileSpec, device: torch.device) -> Energy:
     if not spec.energy:
         return Energy(None, None, "energy not measured: energy is false in the profile")
     return energy_of(region, spec.time_batch, device, cuda_uuid(device), spec.min_seconds)
 
 
-def weigh_all(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Weights:
+def weigh_all(factory: Factory, num_classes: int, spec: ProfileSpec, device: torch.device) -> Memory:
     """Training and inference, one process after the other; then the largest batches, where they are asked for."""
     mib: Mib = {}
     largest: dict[str, int | None] = {}
@@ -235,4 +244,4 @@ def weigh_all(factory: Factory, num_classes: int, spec: ProfileSpec, device: tor
             notes += more
     if spec.memory and (spec.backend != "eager" or spec.cuda_graphs):
         notes.append(f"memory is that of eager mode, not of {'CUDA graphs' if spec.cuda_graphs else spec.backend}")
-    return Weights(mib, largest, tuple(notes))
+    return Memory(mib, largest, tuple(notes))

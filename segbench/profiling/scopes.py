@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from segbench.data.labels import read_image
 from segbench.profiling.spec import ProfileSpec
+from segbench.profiling.variants import arranged
 from segbench.profiling.workload import Images, checked, declared_input, random_images
 
 FILES = 8
@@ -73,6 +74,8 @@ def pipeline(model: nn.Module, spec: ProfileSpec, num_classes: int, device: torc
         else:
             frames = first_frames(parts, spec, device)
             source = lambda: frames  # noqa: E731 - a source like the other
+        # Frames that begin on the device are in the network's layout beforehand, others are brought into it each time.
+        before.append(lambda images: arranged(images, spec.channels_last))
         yield Pipeline(lambda: composed(before)(source()), composed(behind))
 
 
@@ -80,6 +83,7 @@ def first_frames(parts: Sequence[str], spec: ProfileSpec, device: torch.device) 
     """Random frames where the scope begins: on the device, or on the host, pinned if they go to CUDA."""
     start = torch.device("cpu") if "transfer" in parts else device
     frames = random_images(spec.time_batch, spec.frame or spec.res, start, spec.scope)
+    frames = arranged(frames, spec.channels_last)
     return frames.pin_memory() if start.type == "cpu" and device.type == "cuda" else frames
 
 

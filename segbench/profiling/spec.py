@@ -7,7 +7,7 @@ protocol `caffe-time`; the default, `steady`, measures until the number can be b
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from segbench.spec import Size, Spec
 
@@ -37,6 +37,7 @@ def parse_scope(value: Any) -> Any:
 
 
 Scope = Annotated[str, BeforeValidator(parse_scope)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ProfileSpec(Spec):
@@ -65,8 +66,8 @@ class ProfileSpec(Spec):
     warmup: PositiveInt = 1
     repetitions: PositiveInt = 10
     min_samples: PositiveInt = 20
-    min_seconds: PositiveFloat = 1.0
-    max_seconds: PositiveFloat = 60.0
+    min_seconds: Seconds = 1.0
+    max_seconds: Seconds = 60.0
     memory: bool = True
     train_memory_batch: PositiveInt = 4
     infer_memory_batch: PositiveInt = 1
@@ -84,6 +85,11 @@ class ProfileSpec(Spec):
             raise ValueError("the scope +resize needs `frame`, the size that frames come in, as in frame: 720x960")
         if self.frame is not None and "resize" not in self.scope and self.frame != self.res:
             raise ValueError("`frame` is another size than `res`; add +resize to the scope, or leave it out")
+        if self.protocol == "steady" and self.max_seconds < 4 * self.min_seconds:
+            raise ValueError(
+                f"`max_seconds` is {self.max_seconds:g}, for warm-up and measuring; allow four times `min_seconds` "
+                f"({self.min_seconds:g})"
+            )
         if self.cuda_graphs and self.backend != "eager":
             raise ValueError(f"`cuda_graphs` captures the eager backend; found backend {self.backend}")
         if self.backend == "onnxruntime" and (self.channels_last or self.precision in ("bf16", "fp16")):

@@ -32,6 +32,7 @@ from segbench.profiling.steady import stable, unrest, warm
 from segbench.profiling.usage import Samples
 from segbench.profiling.workload import Batch, Images, checked, loss_of
 
+NOT_ASKED = "training not timed: training is false in the profile"
 FEWEST = 3
 """Samples that are measured however long they take."""
 
@@ -86,13 +87,19 @@ def time_model(
     training: dict[str, Samples] = {}
     notes: list[str] = []
     if not spec.training:
-        notes.append("training not timed: training is false in the profile")
+        notes.append(NOT_ASKED)
     else:
+        # Passes move the statistics of normalisations, and an infinite gradient, as fp16 may have, makes weights NaN.
+        kept = [(tensor, tensor.detach().clone()) for tensor in (*trained.parameters(), *trained.buffers())]
         try:
             training, notes = time_training(trained, batch, images, spec, around, watch)
         except Exception as error:  # somebody's model: whatever it raises is told
             notes = [f"training at batch {len(batch.images)} not timed: {in_words(error)}"]
         trained.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
+        del kept
     model.eval()
     forward, more = time_inference(infer or inference(model, images, num_classes, around), device, spec, watch)
     return Times(

@@ -104,6 +104,7 @@ class Usage:
     notes: tuple[str, ...] = ()
     precision: str = "fp32"
     scope: str = "model"
+    frame: tuple[int, int] | None = None
     step_ms: Samples | None = None
     file_mb: float | None = None
     activation_mib: float | None = None
@@ -114,11 +115,6 @@ class Usage:
     channels_last: bool = False
     cuda_graphs: bool = False
     deviation: dict[str, float | None] | None = None
-
-    @property
-    def images_per_second(self) -> float:
-        """Inference throughput at the median, one batch after the other."""
-        return 1e3 * self.time_batch / self.forward_ms.median
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: `json.loads(json.dumps(u.to_dict()))` is what `from_dict` takes."""
@@ -132,6 +128,7 @@ class Usage:
             for key in REGIONS:
                 given[key] = _samples(given[key]) if given.get(key) else None
             given["res"], given["notes"] = tuple(given["res"]), tuple(given["notes"])
+            given["frame"] = tuple(given["frame"]) if given.get("frame") else None
             return cls(**given)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RecordError(

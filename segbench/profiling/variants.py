@@ -40,6 +40,8 @@ def products_of(precision: Precision, device: torch.device) -> AbstractContextMa
     """How fp32 numbers are multiplied: the part of `precision_of` that a whole measurement may lie in."""
     if precision == "tf32":
         check_tf32(device)
+    if precision == "bf16" and device.type == "cuda":
+        check_bf16(device)
     return fp32_products("tf32" if precision == "tf32" else "ieee")
 
 
@@ -57,6 +59,13 @@ def check_tf32(device: torch.device) -> None:
     if found < TF32_CAPABILITY:
         has, needs = (".".join(map(str, version)) for version in (found, TF32_CAPABILITY))
         raise SettingError(f"precision: tf32 needs compute capability {needs}, and {device} has {has}; write fp32")
+
+
+def check_bf16(device: torch.device) -> None:
+    """Older GPUs emulate it, and are slower than in fp32."""
+    with torch.cuda.device(device):
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise SettingError(f"precision: bf16 is emulated on {device}, not computed; write fp32 or fp16")
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import yaml
 
 
 class Row(NamedTuple):
-    """One row: `values` by column, None where the paper prints none; `model` is a name of `segbench models`."""
+    """One row: `values` by column, None where the paper prints none; `model` is a name of `segbench models`, and its
+    options are one of `readings`."""
 
     label: str
     model: str
-    options: Mapping[str, Any]
+    readings: tuple[Mapping[str, Any], ...]
     values: Mapping[str, int | float | None]
 
 
@@ -42,7 +43,7 @@ def published(name: str, paper: str = "segnet") -> Published:
             Row(
                 row["label"],
                 row["model"],
-                row.get("options", {}),
+                tuple(row.get("readings", [{}])),
                 dict(zip(table["columns"], row["values"], strict=True)),
             )
             for row in table["rows"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segbench.profiling.usage import REGIONS, Samples, Usage
-from segbench.report.costs import numbers
+from segbench.report.costs import numbers, total, typical
 from segbench.spec import write_size
 
 
@@ -38,7 +38,8 @@ def json_row(row: Profiled) -> dict[str, Any]:
     values["memory"] = values.pop("memory_mib")
     values["res"] = write_size(usage.res)
     values["flops"] = None if usage.macs is None else 2 * usage.macs
-    values["images_per_second"] = usage.images_per_second
+    values["frame"] = write_size(usage.frame) if usage.frame else None
+    values["images_per_second"] = numbers(usage)["images_per_second"]
     return {**named, **values}
 
 
@@ -59,19 +60,32 @@ def region(samples: Samples | None) -> dict[str, Any] | None:
     }
 
 
+ASKED = ("res", "frame", "protocol", "scope", "precision", "backend", "channels_last", "cuda_graphs", "time_batch")
+COUNTED = ("energy_mj", "parameters", "parameter_mb", "file_mb", "macs")
+
+
 def as_csv(rows: Sequence[Profiled]) -> str:
-    """The numbers of the table, an empty cell where one was not measured; no samples."""
-    keys = ("res", "protocol", "scope", "precision", "backend", "time_batch")
+    """A line a profile, under the names that JSON has; no samples. An empty cell is what was not measured.
+
+    A time is the one that the tables print: the median, in `caffe-time` the mean.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names: list[str] = []
-    lines = []
+    timed = [name for region in REGIONS for name in (region, f"{region.removesuffix('_ms')}_stable")]
+    writer.writerow(["label", "model", *ASKED, "device", *timed, "train_mib", "infer_mib", *COUNTED, "failure"])
     for row in rows:
-        found = numbers(row.usage) if row.usage else {}
-        names = names or list(found)
-        asked = [row.asked.get(key) for key in keys]
-        lines.append(([row.label, row.model, *asked], found, row.failure or ""))
-    writer.writerow(["label", "model", *keys, *names, "failure"])
-    for words, found, failure in lines:
-        writer.writerow([*words, *("" if found.get(name) is None else found[name] for name in names), failure])
+        asked = [row.asked.get(key) for key in ASKED]
+        found = values_of(row.usage) if row.usage else [None] * (1 + len(timed) + 2 + len(COUNTED))
+        cells = [row.label, row.model, *asked, *found, row.failure]
+        writer.writerow(["" if cell is None else cell for cell in cells])
     return buffer.getvalue()
+
+
+def values_of(usage: Usage) -> list[Any]:
+    """Device, times with their verdicts, memory and what was counted."""
+    times: list[Any] = []
+    for key in REGIONS:
+        samples: Samples | None = getattr(usage, key)
+        times += [typical(samples, usage.protocol), samples.stable] if samples else [None, None]
+    counted = [getattr(usage, key) for key in COUNTED]
+    return [usage.device, *times, total(usage, "train"), total(usage, "infer"), *counted]

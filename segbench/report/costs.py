@@ -28,6 +28,7 @@ ORDER = (
     *("forward_ms", "backward_ms", "train_mib", "infer_mib", "parameter_mb"),
     *("infer_ms", "images_per_second", "step_ms", "energy_mj", "parameters", "macs"),
 )
+UNSTABLE = "~: a time whose samples do not agree with each other, or are too few to tell."
 TOTALS = {
     "nvml_process": "device memory of the process (NVML)",
     "nvml_device": "what the device's memory rose by (NVML)",
@@ -49,7 +50,7 @@ def numbers(usage: Usage) -> dict[str, int | float | None]:
     times = {column: getattr(usage, region) for column, region in TIMED.items()}
     return {
         **{column: typical(samples, usage.protocol) if samples else None for column, samples in times.items()},
-        "images_per_second": usage.images_per_second,
+        "images_per_second": 1e3 * usage.time_batch / typical(usage.forward_ms, usage.protocol),
         "energy_mj": usage.energy_mj,
         "train_mib": total(usage, "train"),
         "infer_mib": total(usage, "infer"),
@@ -66,8 +67,18 @@ def typical(samples: Samples, protocol: str) -> float:
 
 def total(usage: Usage, mode: str) -> float | None:
     """All the memory of training or inference, MiB, by the most complete kind that was measured."""
-    found = (usage.memory_mib.get(f"{mode}_{kind}") for kind in TOTALS)
-    return next((mib for mib in found if mib is not None), None)
+    kind = kind_of(usage, mode)
+    return usage.memory_mib[f"{mode}_{kind}"] if kind else None
+
+
+def kind_of(usage: Usage, mode: str) -> str | None:
+    """The most complete kind that was measured of all modes that were measured at all, so that one kind is compared."""
+    modes = [m for m in ("train", "infer") if any(usage.memory_mib.get(f"{m}_{kind}") is not None for kind in TOTALS)]
+    if mode not in modes:
+        return None
+    both = [kind for kind in TOTALS if all(usage.memory_mib.get(f"{m}_{kind}") is not None for m in modes)]
+    own = [kind for kind in TOTALS if usage.memory_mib.get(f"{mode}_{kind}") is not None]
+    return (both or own)[0]
 
 
 def cost_table(usages: Mapping[str, Usage], failures: Mapping[str, str] | None = None) -> Table:
@@ -86,9 +97,9 @@ def cost_table(usages: Mapping[str, Usage], failures: Mapping[str, str] | None =
 
 
 def is_unstable(usage: Usage, column: str) -> bool:
-    """Whether a time's samples do not agree with each other."""
+    """Whether a time's samples do not agree with each other, or are too few to tell."""
     samples: Samples | None = getattr(usage, TIMED[column]) if column in TIMED else None
-    return samples is not None and samples.stable is False
+    return samples is not None and usage.protocol == "steady" and samples.stable is not True
 
 
 def changed_percent(usage: Usage) -> str:
@@ -108,17 +119,24 @@ def cost_cell(value: int | float | None, key: str) -> str:
 def notes(usages: Mapping[str, Usage], failures: Mapping[str, str]) -> list[str]:
     """What a reader must know to believe the table."""
     lines = [] if not usages else [cost_words(list(usages.values())), *machine_words(list(usages.values()))]
+    if any(is_unstable(usage, key) for usage in usages.values() for key in TIMED):
+        lines.append(UNSTABLE)
+    return [*lines, *profile_notes(usages), *(f"{name}: failed: {reason}" for name, reason in failures.items())]
+
+
+def profile_notes(usages: Mapping[str, Usage]) -> list[str]:
+    """What each profile says of itself; once, and with no name, where all of them say it."""
     said: dict[str, list[str]] = {}
     for name, usage in usages.items():
         for note in usage.notes:
             said.setdefault(note, []).append(name)
-    lines += [note if len(names) == len(usages) else f"{', '.join(names)}: {note}" for note, names in said.items()]
-    return [*lines, *(f"{name}: failed: {reason}" for name, reason in failures.items())]
+    return [note if len(names) == len(usages) else f"{', '.join(names)}: {note}" for note, names in said.items()]
 
 
 def cost_words(usages: Sequence[Usage]) -> str:
     """How times, memory and size of these profiles were measured."""
-    kinds = [kind for kind in TOTALS if any(usage.memory_mib.get(f"infer_{kind}") is not None for usage in usages)]
+    used = dict.fromkeys(kind_of(usage, mode) for usage in usages for mode in ("train", "infer"))
+    kinds = [kind for kind in used if kind]
     train, infer = ({getattr(usage, f"{mode}_memory_batch") for usage in usages} for mode in ("train", "infer"))
     measured = (
         f"memory is {either(TOTALS[kind] for kind in kinds)}, training (with momentum) at batch "
@@ -131,7 +149,8 @@ def cost_words(usages: Sequence[Usage]) -> str:
         f"Costs: {either(usage.protocol for usage in usages)} at {either(write_size(usage.res) for usage in usages)}, "
         f"{either(', '.join(variant_words(usage)) for usage in usages)}; {statistics} of {passes_words(usages)} passes "
         f"at batch {either(usage.time_batch for usage in usages)} (Fwd, Bwd: training network with its loss; Infer: "
-        f"evaluation mode; ~: unstable); {measured}; size is 4 bytes a parameter, in 10^6 bytes{scope_words(usages)}."
+        f"evaluation mode); {measured}; size is 4 bytes a parameter, in 10^6 bytes"
+        f"{scope_words(usages)}."
     )
 
 

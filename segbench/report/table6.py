@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from segbench.profiling.usage import Usage
 from segbench.published import Row, published
-from segbench.report.costs import cost_words, machine_words, numbers
+from segbench.report.costs import UNSTABLE, cost_words, is_unstable, machine_words, numbers, profile_notes
 from segbench.report.table import Table
 from segbench.report.tables import Kept, current, group_of, row_labels
 
@@ -23,6 +23,7 @@ COLUMNS = {
     "parameter_mb": ("Size MB", 1),
 }
 COMPARED = ("forward_ms", "backward_ms", "train_mib", "infer_mib")
+HEADED = [name for key in COLUMNS for name in (key, *([f"{key}/segnet"] if key in COMPARED else []))]
 REFERENCE = "segnet"
 Values = Mapping[str, int | float | None]
 
@@ -36,7 +37,7 @@ class Measured(NamedTuple):
     usage: Usage
 
 
-def table6(measured: Sequence[Measured]) -> Table:
+def table6(measured: Sequence[Measured], failures: Mapping[str, str] | None = None) -> Table:
     """Published and measured rows by model, those of the paper first; then models that the paper does not have."""
     paper = published("table6")
     reference = next(row.values for row in paper.rows if row.model == REFERENCE)
@@ -48,31 +49,49 @@ def table6(measured: Sequence[Measured]) -> Table:
                 placed.add(index)
                 rows.append(measured_row(own, measured))
     rows += [measured_row(own, measured) for index, own in enumerate(measured) if index not in placed]
-    heads = [head for key, (name, _) in COLUMNS.items() for head in (name, *(["/SegNet"] if key in COMPARED else []))]
-    return Table(f"{paper.title}: published and measured", ["Model", "Source", *heads], rows, notes(measured))
+    rows += [[label, "failed", *["n/a"] * len(HEADED)] for label in failures or {}]
+    lines = [*notes(measured), *(f"{label}: failed: {reason}" for label, reason in (failures or {}).items())]
+    return Table(f"{paper.title}: published and measured", ["Model", "Source", *heads()], rows, lines)
+
+
+def heads() -> list[str]:
+    """A name of its own for each column: `Fwd ms`, `Fwd /SegNet`."""
+    return [
+        head
+        for key, (name, _) in COLUMNS.items()
+        for head in (name, *([f"{name.rpartition(' ')[0]} /SegNet"] if key in COMPARED else []))
+    ]
 
 
 def of_records(kept: Sequence[Kept]) -> Table:
-    """The table of all records that hold a profile; seeds share one."""
-    shown = [item for item in current(kept) if item.record.usage]
+    """The table of all records that hold a profile, and of those that were to hold one and failed; seeds share one."""
+    shown = [item for item in current(kept) if item.record.run["profile"]]
     labels = row_labels(shown)
-    groups = {group_of(item.record): item.record for item in shown}
+    groups = {group_of(item.record): item.record for item in shown if item.record.usage}
+    failures = {
+        labels[group_of(item.record)]: item.record.reason or "" for item in shown if item.record.status == "failed"
+    }
     return table6(
         [
             Measured(labels[group], record.run["model"], record.run["options"], Usage.from_dict(record.usage or {}))
             for group, record in groups.items()
-        ]
+        ],
+        failures,
     )
 
 
 def is_row(own: Measured, row: Row) -> bool:
-    """Whether a measured model is what a published row means: its name, with the options that the row names."""
-    return own.model == row.model and all(own.options.get(key) == value for key, value in row.options.items())
+    """Whether a measured model is what a published row means: its name, with one of the row's readings as options."""
+    return own.model == row.model and dict(own.options) in [dict(reading) for reading in row.readings]
 
 
 def measured_row(own: Measured, measured: Sequence[Measured]) -> list[str]:
-    reference = next((numbers(m.usage) for m in measured if m.model == REFERENCE and alike(m.usage, own.usage)), None)
-    return [own.label, "measured", *cells(numbers(own.usage), reference)]
+    reference = next((numbers(other.usage) for other in measured if is_reference(other, own)), None)
+    found = cells(numbers(own.usage), reference)
+    marked = dict(zip(HEADED, found, strict=True)) | {
+        key: f"{cell}~" for key, cell in zip(HEADED, found, strict=True) if is_unstable(own.usage, key)
+    }
+    return [own.label, "measured", *marked.values()]
 
 
 def alike(one: Usage, other: Usage) -> bool:
@@ -82,7 +101,7 @@ def alike(one: Usage, other: Usage) -> bool:
 
 def conditions(usage: Usage) -> tuple[Any, ...]:
     return (
-        *(usage.device, usage.threads, usage.res, usage.protocol, usage.scope),
+        *(usage.device, usage.threads, usage.res, usage.frame, usage.protocol, usage.scope),
         *(usage.time_batch, usage.train_memory_batch, usage.infer_memory_batch),
         *(usage.precision, usage.backend, usage.channels_last, usage.cuda_graphs),
     )
@@ -109,10 +128,14 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     ]
     if usages := [own.usage for own in measured]:
         lines += [cost_words(usages), *machine_words(usages)]
-    if any(own.model != REFERENCE and not same_reference(own, measured) for own in measured):
+        lines += profile_notes({own.label: own.usage for own in measured})
+    if any(is_unstable(own.usage, key) for own in measured for key in COLUMNS):
+        lines.append(UNSTABLE)
+    if not all(any(is_reference(other, own) for other in measured) for own in measured):
         lines.append("n/a behind a measured number: SegNet was not measured under the same conditions.")
     return list(dict.fromkeys(lines))
 
 
-def same_reference(own: Measured, measured: Sequence[Measured]) -> bool:
-    return any(other.model == REFERENCE and alike(other.usage, own.usage) for other in measured)
+def is_reference(other: Measured, own: Measured) -> bool:
+    """Whether `other` is the paper's SegNet, not one of other options, under the conditions of `own`."""
+    return other.model == REFERENCE and not other.options and alike(other.usage, own.usage)

@@ -174,14 +174,16 @@ def summary(kept: Sequence[Kept]) -> Table:
             percents = [spread(part[key] * 100, 2) for key in names]
             times = [spread(part[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
             rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *percents, *times])
+    reasons = []
     for item in shown:
         if item.record.status == "failed":
-            seed = item.record.run["seed"]
-            words = f"failed: {item.record.reason}" if seed is None else f"seed {seed} failed: {item.record.reason}"
-            rows.append([labels[group_of(item.record)], words, *["n/a"] * (len(columns) - 2)])
+            seed, label = item.record.run["seed"], labels[group_of(item.record)]
+            words = "failed" if seed is None else f"seed {seed} failed"
+            rows.append([label, words, *["n/a"] * (len(columns) - 2)])
+            reasons.append(f"{label}, {words}: {item.record.reason}")
     title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
     done = [(labels[group_of(item.record)], item.record) for item in shown if item.record.status == "done"]
-    return Table(title, columns, rows, notes(done, len(kept) - len(shown)))
+    return Table(title, columns, rows, [*notes(done, len(kept) - len(shown)), *reasons])
 
 
 def score_columns(data: pd.DataFrame) -> dict[str, str]:

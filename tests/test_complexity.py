@@ -6,27 +6,15 @@ import pytest
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
+from small_nets import CLASSES, Broken, Pointwise, Pooled
 from torch import Tensor, nn
 
 from segbench.models.build import build
 from segbench.profiling.complexity import Complexity, complexity, file_bytes
 
-CLASSES = 4
 RES = (10, 12)
 MAP = CLASSES * 10 * 12 * 4
 """Bytes of one map of all channels."""
-
-
-class Pointwise(nn.Module):
-    """One 1x1 convolution and its normalisation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.classify = nn.Conv2d(3, CLASSES, 1)
-        self.normalise = nn.BatchNorm2d(CLASSES)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        return self.normalise(self.classify(images))
 
 
 class Auxiliary(Pointwise):
@@ -39,19 +27,6 @@ class Auxiliary(Pointwise):
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
         logits = super().forward(images)
         return logits + self.second(images) if self.training else logits
-
-
-class Broken(Pointwise):
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        raise RuntimeError(f"size {images.shape[2]} is odd to me\nand a second line")
-
-
-class Pooled(Pointwise):
-    """Normalises 1x1 maps, which training on one image cannot do."""
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        logits = self.classify(images)
-        return logits + self.normalise(logits.mean((2, 3), keepdim=True))
 
 
 class Counted(nn.Module):

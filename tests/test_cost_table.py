@@ -40,7 +40,8 @@ def row(profiled: Profiled) -> Any:
 
 
 def made(usage: Usage | None, **changes: Any) -> Profiled:
-    return Profiled("net", "unet", {"width": 0.5}, 11, {"res": "24x32", "precision": "fp32"}, usage, **changes)
+    asked, here = {"res": "24x32", "precision": "fp32", "memory": True}, {"libraries": {"torch": "1"}}
+    return Profiled("net", "unet", {"width": 0.5}, 11, asked, here, usage, **changes)
 
 
 def test_medians_stand_in_the_table_and_doubts_below_it() -> None:
@@ -97,7 +98,11 @@ def test_a_row_of_json_holds_every_sample_and_what_was_made_of_them() -> None:
 
 def test_a_profile_that_failed_is_a_row_with_its_reason() -> None:
     failed = made(None, failure="no TF32 on a CPU")
-    assert row(failed)["failure"] == "no TF32 on a CPU" and row(failed)["res"] == "24x32"
+    found, done = row(failed), row(made(USAGE))
+    assert found["failure"] == "no TF32 on a CPU" and found["res"] == "24x32" and found["precision"] == "fp32"
+    assert set(found) == set(done) and done["failure"] is None
+    assert found["memory"] is found["forward_ms"] is found["energy_mj"] is None
+    assert found["asked"]["memory"] is True and found["environment"] == done["environment"] != {}
     lines = list(csv.DictReader(io.StringIO(as_csv([failed, made(USAGE)]))))
     assert [line["failure"] for line in lines] == ["no TF32 on a CPU", ""]
     assert [line["forward_ms"] for line in lines] == ["", "4.0"]  # inference, as in JSON

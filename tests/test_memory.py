@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from jaxtyping import Float, UInt8
+from small_nets import CLASSES, Pointwise
 from torch import Tensor, nn
 
 from segbench.profiling import largest, memory, resident
@@ -18,21 +19,8 @@ from segbench.profiling.memory import CUDA_KINDS, Job, measure_cuda, size_mib, w
 from segbench.profiling.nvml import NvmlMemory
 from segbench.profiling.spec import Precision, Scope
 
-CLASSES = 4
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are exact where /proc has them")
-
-
-class Pointwise(nn.Module):
-    """One 1x1 convolution and its normalisation: a whole model, nearly free."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.classify = nn.Conv2d(3, CLASSES, 1)
-        self.normalise = nn.BatchNorm2d(CLASSES)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        return self.normalise(self.classify(images))
 
 
 class Hungry(Pointwise):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import ValidationError
+from small_nets import CLASSES, Broken, Pointwise, Pooled
 from torch import Tensor, nn
 
 from segbench.errors import ModelError, RecordError, SettingError
@@ -28,20 +29,7 @@ from segbench.profiling.usage import Samples, Usage
 from segbench.profiling.workload import Batch, check_logits, loss_of
 from segbench.report.costs import cost_table
 
-CLASSES = 4
 FAST = ProfileSpec(res=(24, 32), protocol="caffe-time", repetitions=3, memory=False, energy=False)
-
-
-class Pointwise(nn.Module):
-    """One 1x1 convolution and its normalisation: a whole model, nearly free."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.classify = nn.Conv2d(3, CLASSES, 1)
-        self.normalise = nn.BatchNorm2d(CLASSES)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        return self.normalise(self.classify(images))
 
 
 class Sleeping(Pointwise):
@@ -92,19 +80,6 @@ class Hungry(Pointwise):
         print("noise of Python")  # noqa: T201
         logits = super().forward(images)
         return logits + torch.ones(self.mib * 2**18, device=images.device)[0] * 0
-
-
-class Broken(Pointwise):
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        raise RuntimeError(f"size {images.shape[2]} is odd to me\nand a second line")
-
-
-class Pooled(Pointwise):
-    """Normalises 1x1 maps, which training on one image cannot do (as DeepLabV3's pooled branch)."""
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        logits = self.classify(images)
-        return logits + self.normalise(logits.mean((2, 3), keepdim=True))
 
 
 class Shrinking(Pointwise):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_nets import random_images, tiny
 from torch import Tensor, nn
 
 from segbench.errors import SettingError
@@ -15,15 +16,6 @@ from segbench.profiling.variants import arranged, deviation, exact_logits, is_re
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
-
-
-def tiny() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)).eval()
-
-
-def random_images() -> Tensor:
-    return torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
 
 def settings() -> dict[str, Any]:

@@ -141,19 +141,23 @@ def measured(
     """Every model at every point, told one after the other."""
     from functools import partial
 
+    import torch
     from rich.console import Console
 
     from segbench.engine.device import resolve_device
     from segbench.errors import ModelError
     from segbench.models.build import build
+    from segbench.profiling.device import device_name
     from segbench.profiling.profile import profile as measure
     from segbench.profiling.sweep import told_apart
     from segbench.report.cost_files import Profiled
     from segbench.spec import write_size
+    from segbench.store.environment import environment
 
     target = str(resolve_device(device))
     for name in names:
         check_buildable(name, classes, options)
+    here = environment(device_name(torch.device(target)), torch.get_num_threads())
     progress = Console(stderr=True, highlight=False)
     points = [(name, spec, words) for name in names for spec, words in zip(specs, told_apart(specs), strict=True)]
     for number, (name, spec, words) in enumerate(points, 1):
@@ -163,10 +167,10 @@ def measured(
         asked = spec.model_dump(mode="json")
         try:
             usage = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
-            yield Profiled(label, name, options, classes, asked, usage)
+            yield Profiled(label, name, options, classes, asked, here, usage)
         except ModelError as error:
             progress.print(f"segbench: {error}", soft_wrap=True, markup=False)
-            yield Profiled(label, name, options, classes, asked, None, str(error))
+            yield Profiled(label, name, options, classes, asked, here, None, str(error))
 
 
 def check_buildable(name: str, classes: int, options: dict[str, Any]) -> None:

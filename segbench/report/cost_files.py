@@ -4,11 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from segbench.profiling.usage import REGIONS, Samples, Usage
 from segbench.report.costs import numbers, total, typical
 from segbench.spec import write_size
+
+ASKED = ("res", "frame", "protocol", "scope", "precision", "backend", "channels_last", "cuda_graphs", "time_batch")
+COUNTED = ("energy_mj", "parameters", "parameter_mb", "file_mb", "macs")
+DERIVED = ("flops", "images_per_second")
 
 
 class Profiled(NamedTuple):
@@ -19,6 +24,7 @@ class Profiled(NamedTuple):
     options: Mapping[str, Any]
     classes: int
     asked: Mapping[str, Any]
+    environment: Mapping[str, Any]
     usage: Usage | None
     failure: str | None = None
 
@@ -29,18 +35,27 @@ def as_json(rows: Sequence[Profiled]) -> str:
 
 
 def json_row(row: Profiled) -> dict[str, Any]:
-    """Everything of one profile; of one that failed what was asked, and the reason."""
-    named = {"label": row.label, "model": row.model, "options": dict(row.options), "classes": row.classes}
-    if row.usage is None:
-        return {**named, **row.asked, "failure": row.failure}
+    """Everything of one profile under the same keys, null of one that failed; `asked` holds all its settings."""
+    named = {
+        "label": row.label,
+        "model": row.model,
+        "options": dict(row.options),
+        "classes": row.classes,
+        "failure": row.failure,
+        "asked": dict(row.asked),
+        "environment": dict(row.environment),
+    }
     usage = row.usage
+    if usage is None:
+        keys = [*(field.name for field in fields(Usage) if field.name != "memory_mib"), "memory", *DERIVED]
+        return named | dict.fromkeys(keys) | {key: row.asked.get(key) for key in ASKED}
     values = usage.to_dict() | {key: region(getattr(usage, key)) for key in REGIONS}
     values["memory"] = values.pop("memory_mib")
     values["res"] = write_size(usage.res)
     values["flops"] = None if usage.macs is None else 2 * usage.macs
     values["frame"] = write_size(usage.frame) if usage.frame else None
     values["images_per_second"] = numbers(usage)["images_per_second"]
-    return {**named, **values}
+    return named | values
 
 
 def region(samples: Samples | None) -> dict[str, Any] | None:
@@ -58,10 +73,6 @@ def region(samples: Samples | None) -> dict[str, Any] | None:
         "warmup": list(samples.warmup_ms),
         "throttled": list(samples.throttled),
     }
-
-
-ASKED = ("res", "frame", "protocol", "scope", "precision", "backend", "channels_last", "cuda_graphs", "time_batch")
-COUNTED = ("energy_mj", "parameters", "parameter_mb", "file_mb", "macs")
 
 
 def as_csv(rows: Sequence[Profiled]) -> str:

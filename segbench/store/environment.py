@@ -13,6 +13,7 @@ import segbench
 LIBRARIES = (
     *("torch", "torchvision", "triton", "segmentation-models-pytorch", "timm", "transformers", "pydensecrf2"),
     *("numpy", "scipy", "numba", "pillow"),
+    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "nvidia-ml-py"),
 )
 
 

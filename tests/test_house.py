@@ -88,7 +88,10 @@ LIGHT = [
     ["datasets"],
     ["run", str(REPOSITORY / "suites/quickstart.yaml"), "--dry-run"],
     ["run", str(REPOSITORY / "suites/camvid.yaml"), "--dry-run"],
+    ["run", str(REPOSITORY / "suites/table6.yaml"), "--dry-run"],
+    ["profile", "--help"],
     ["report", str(REPOSITORY / "results/camvid-small")],
+    ["report", str(REPOSITORY / "results/camvid-small"), "--style", "table6"],
 ]
 
 

@@ -469,6 +469,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(suite: Path, segbench: Comma
     assert segbench("run", suite, "--dry-run") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "2 runs" in out and "6 iterations of 4" in out and "48 images" in out and written(Path()) == []
+    swept = "profile={res: 24x32, precision: [fp32, bf16], memory: false}"
+    assert segbench("run", suite, "--dry-run", "--set", swept) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "4 runs" in out and "48 images" in out and "bf16" in out  # the points of a sweep share a training
     assert segbench("run", suite, "--only", "fcn-basic") == 0
     capsys.readouterr()
     assert segbench("run", suite, "--dry-run") == 0

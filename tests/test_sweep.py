@@ -60,6 +60,8 @@ def test_a_suite_has_a_run_for_each_point(tmp_path: Path) -> None:
         ("scope: model+resize", ["profile", "needs `frame`"]),
         ("backend: compile, cuda_graphs: true", ["profile", "captures the eager backend"]),
         ("backend: [eager, onnxruntime], precision: [fp32, bf16]", ["profile", "neither autocast nor"]),
+        ("repetitions: 3", ["profile", "`repetitions` is a setting of the protocol caffe-time; found steady"]),
+        ("protocol: caffe-time, min_samples: 3", ["`min_samples` is a setting of the protocol steady"]),
         ("precison: fp32", ["profile.precison is not a setting of", 'did you mean "precision"?']),
     ],
 )

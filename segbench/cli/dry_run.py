@@ -26,14 +26,17 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
     known = bool(digests) or runs[0].data is None
     table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
-    images, todo = 0, list[Run]()
+    images, todo, counted = 0, list[Run](), set[str | None]()
     for run in runs:
         keys = resolve_keys(run, digests, given(run)) if known else None
         record = Results(results).find(run.suite, keys.record) if keys else None
         finished = record is not None and record.status == "done"
         train, left = training_words(run, keys, Work(work), finished or kept(run, keys, Work(work)))
-        images += left
-        todo += [run] if left else []
+        shared = keys.train if keys else None
+        if left and (shared is None or shared not in counted):
+            images += left
+            todo.append(run)
+            counted.add(shared)
         table.add_row(run.name, train, scoring_words(run, keys, Work(work), finished), profile_words(run, finished))
     console.print(table)
     console.print(

@@ -40,6 +40,10 @@ Scope = Annotated[str, BeforeValidator(parse_scope)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+OTHERS = {"steady": {"warmup", "repetitions"}, "caffe-time": {"min_samples", "min_seconds", "max_seconds"}}
+"""By protocol, the settings that it would ignore."""
+
+
 class ProfileSpec(Spec):
     """The settings of one profile; sizes are height x width, batches are images.
 
@@ -81,6 +85,11 @@ class ProfileSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> "ProfileSpec":
+        for key in sorted(self.model_fields_set & OTHERS[self.protocol]):
+            other = "caffe-time" if self.protocol == "steady" else "steady"
+            raise ValueError(
+                f"`{key}` is a setting of the protocol {other}; found {self.protocol}; leave one of them out"
+            )
         if "resize" in self.scope and self.frame is None:
             raise ValueError("the scope +resize needs `frame`, the size that frames come in, as in frame: 720x960")
         if self.frame is not None and "resize" not in self.scope and self.frame != self.res:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from segbench.report import render, tables
 from segbench.report.table import Table
+from segbench.report.table6 import of_records
 from segbench.scoring.counts import Counts
 from segbench.store.files import Results
 from segbench.store.record import Evaluation, Record
@@ -330,3 +331,28 @@ def test_layouts_hold_the_same_cells() -> None:
     )
     assert render.comma_separated(table) == "Model,At,G\na|b,best,1.00\n"
     assert "1.00" in render.plain(table)
+
+
+def test_a_profile_that_is_not_to_be_trusted_says_so_below_every_table(tmp_path: Path) -> None:
+    doubt, plain = "forward unstable: the later half is 9 % slower", "macs leave out relu"
+    usage = {
+        "device": "card", "res": [24, 32], "protocol": "steady", "time_batch": 1, "train_memory_batch": 4,
+        "infer_memory_batch": 1, "threads": 2, "forward_ms": {"measured_ms": [1.0, 2.0], "stable": False},
+        "train_forward_ms": {"measured_ms": [3.0], "stable": False}, "backward_ms": None, "memory_mib": {},
+        "parameters": 1, "trainable_parameters": 1, "parameter_mb": 1.0, "macs": None, "notes": [doubt, plain],
+    }  # fmt: skip
+    make(tmp_path, "A", usage=usage, run=run_of("A", options={}, profile={"res": "24x32"}))
+    make(
+        tmp_path,
+        "B",
+        status="failed",
+        reason="no TF32",
+        evaluations=[],
+        run=run_of("B", options={}, profile={"res": "24x32"}),
+    )
+    kept = tables.read([tmp_path])
+    paper = of_records(kept)
+    assert f"Note: {doubt}." in tables.summary(kept).notes and doubt in paper.notes
+    assert not any(plain in note for note in [*tables.summary(kept).notes, *paper.notes])
+    assert [row[:3] for row in paper.rows[-2:]] == [["A", "measured", "3.0~"], ["B", "failed", "n/a"]]
+    assert "B: failed: no TF32" in paper.notes

@@ -29,6 +29,8 @@ ORDER = (
     *("infer_ms", "images_per_second", "step_ms", "energy_mj", "parameters", "macs"),
 )
 UNSTABLE = "~: a time whose samples do not agree with each other, or are too few to tell."
+DOUBTFUL = (" not ", "unstable", "throttled", "other process", "max_seconds", "eager mode")
+"""What is in a note that says that something was not measured, or may be wrong."""
 TOTALS = {
     "nvml_process": "device memory of the process (NVML)",
     "nvml_device": "what the device's memory rose by (NVML)",
@@ -131,6 +133,11 @@ def profile_notes(usages: Mapping[str, Usage]) -> list[str]:
         for note in usage.notes:
             said.setdefault(note, []).append(name)
     return [note if len(names) == len(usages) else f"{', '.join(names)}: {note}" for note, names in said.items()]
+
+
+def doubtful_notes(usages: Mapping[str, Usage]) -> list[str]:
+    """Those that a reader of any table must see; the others tell how a number was made."""
+    return [note for note in profile_notes(usages) if any(word in note for word in DOUBTFUL)]
 
 
 def cost_words(usages: Sequence[Usage]) -> str:

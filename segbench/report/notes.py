@@ -10,12 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from segbench.profiling.usage import Usage
-from segbench.report.costs import cost_words, profile_notes
+from segbench.report.costs import cost_words, doubtful_notes
 from segbench.report.score_words import REGION_WORDS, boundary_words
 from segbench.store.record import Record
 
-DOUBTFUL = (" not ", "unstable", "throttled", "other process", "max_seconds", "eager mode")
-"""What a note of a profile that a reader of any table must see has in it."""
 LOSSES = {"weights": ", loss over the sum of weights", "none": ", loss summed over the batch"}
 
 
@@ -44,9 +42,8 @@ def notes(rows: Sequence[tuple[str, Record]], superseded: int) -> list[str]:
         lines.append("Warning: the rows were scored on different data and do not compare.")
     if superseded:
         lines.append(f"{superseded} older record(s) of the same runs are not shown.")
-    doubts = profile_notes({label: Usage.from_dict(r.usage) for label, r in rows if r.usage})
-    lines += [f"Note: {note}." for note in doubts if any(word in note for word in DOUBTFUL)]
-    return lines
+    doubts = doubtful_notes({label: Usage.from_dict(r.usage) for label, r in rows if r.usage})
+    return [*lines, *(f"Note: {note}." for note in doubts)]
 
 
 def costs_line(records: Sequence[Record]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from segbench.profiling.usage import Usage
 from segbench.published import Row, published
-from segbench.report.costs import UNSTABLE, cost_words, is_unstable, machine_words, numbers, profile_notes
+from segbench.report.costs import UNSTABLE, cost_words, doubtful_notes, is_unstable, machine_words, numbers
 from segbench.report.table import Table
 from segbench.report.tables import Kept, current, group_of, row_labels
 
@@ -128,7 +128,7 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     ]
     if usages := [own.usage for own in measured]:
         lines += [cost_words(usages), *machine_words(usages)]
-        lines += profile_notes({own.label: own.usage for own in measured})
+        lines += doubtful_notes({own.label: own.usage for own in measured})
     if any(is_unstable(own.usage, key) for own in measured for key in COLUMNS):
         lines.append(UNSTABLE)
     if not all(any(is_reference(other, own) for other in measured) for own in measured):

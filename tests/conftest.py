@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 # The networks of the tests are tiny: threads would spend their time waiting for each other.
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 SUITES = sorted((REPOSITORY / "suites").glob("*.yaml"))

@@ -1,7 +1,9 @@
 """Networks that cost nearly nothing, for tests of what others cost. A fresh process imports them from here."""
 
+import os
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 CLASSES = 4
@@ -30,6 +32,27 @@ class Pooled(Pointwise):
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
         logits = self.classify(images)
         return logits + self.normalise(logits.mean((2, 3), keepdim=True))
+
+
+class Hungry(Pointwise):
+    """Holds `mib` MiB of weights that take no gradient, touches `mib` in the forward and 3 times `mib` in its input.
+
+    It prints, as Python and as C would.
+    """
+
+    def __init__(self, mib: int) -> None:
+        super().__init__()
+        self.mib = mib
+        self.ballast = nn.Parameter(torch.ones(mib * 2**18), requires_grad=False)
+
+    def input(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        return images.float() + torch.ones(3 * self.mib * 2**18).sum()
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        os.write(1, b"noise of a library {}\n")
+        print("noise of Python")  # noqa: T201
+        logits = super().forward(images)
+        return logits + torch.ones(self.mib * 2**18, device=images.device)[0] * 0
 
 
 def tiny() -> nn.Module:

@@ -1,6 +1,5 @@
 """Memory against known allocations on a CPU, the arithmetic of a GPU's kinds, and the search for the largest batch."""
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from jaxtyping import Float, UInt8
-from small_nets import CLASSES, Pointwise
+from small_nets import CLASSES, Hungry, Pointwise
 from torch import Tensor, nn
 
 from segbench.profiling import largest, memory, resident
@@ -21,27 +20,6 @@ from segbench.profiling.spec import Precision, Scope
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are exact where /proc has them")
-
-
-class Hungry(Pointwise):
-    """Holds `mib` MiB of weights that take no gradient, touches `mib` in the forward and 3 times `mib` in its input.
-
-    It prints, as Python and as C would.
-    """
-
-    def __init__(self, mib: int) -> None:
-        super().__init__()
-        self.mib = mib
-        self.ballast = nn.Parameter(torch.ones(mib * 2**18), requires_grad=False)
-
-    def input(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        return images.float() + torch.ones(3 * self.mib * 2**18).sum()
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        os.write(1, b"noise of a library {}\n")
-        print("noise of Python")  # noqa: T201
-        logits = super().forward(images)
-        return logits + torch.ones(self.mib * 2**18, device=images.device)[0] * 0
 
 
 class Fed(Pointwise):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import ValidationError
-from small_nets import CLASSES, Broken, Pointwise, Pooled
+from small_nets import CLASSES, Broken, Hungry, Pointwise, Pooled
 from torch import Tensor, nn
 
 from segbench.errors import ModelError, RecordError, SettingError
@@ -65,21 +64,6 @@ class Scored(Pointwise):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n scores h w"]:
         return 0 * super().forward(images)
-
-
-class Hungry(Pointwise):
-    """Holds `mib` MiB of weights that take no gradient and touches another `mib` in the forward; prints as C would."""
-
-    def __init__(self, mib: int) -> None:
-        super().__init__()
-        self.mib = mib
-        self.ballast = nn.Parameter(torch.ones(mib * 2**18), requires_grad=False)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
-        os.write(1, b"noise of a library {}\n")
-        print("noise of Python")  # noqa: T201
-        logits = super().forward(images)
-        return logits + torch.ones(self.mib * 2**18, device=images.device)[0] * 0
 
 
 class Shrinking(Pointwise):

@@ -15,7 +15,7 @@ from segbench.data.batches import Frames
 from segbench.engine.evaluate import Scored
 from segbench.engine.train import Step, Validation
 from segbench.preparation import Prepared
-from segbench.stages import Profiling, evaluated, here, profiled, trained
+from segbench.stages import LOCAL, Profiling, Stages, here
 from segbench.store.environment import now
 from segbench.store.files import Results, Work
 from segbench.store.record import Evaluation, Record
@@ -41,8 +41,8 @@ class Finished(NamedTuple):
 Event = Started | Step | Validation | Scored | Profiling | Finished
 
 
-def execute(prepared: Prepared, work: Work, results: Results) -> Iterator[Event]:
-    """Do every run that has no record yet."""
+def execute(prepared: Prepared, work: Work, results: Results, stages: Stages = LOCAL) -> Iterator[Event]:
+    """Do every run that has no record yet; `stages` do the work, in this process unless told otherwise."""
     frames = {split: Frames(dataset) for split, dataset in prepared.datasets.items()}
     planned = list(zip(prepared.runs, prepared.keys, strict=True))
     # All of them first: a record that cannot be read must stop the suite before hours of work.
@@ -54,7 +54,7 @@ def execute(prepared: Prepared, work: Work, results: Results) -> Iterator[Event]
             continue
         record = blank(run, keys, prepared)
         try:
-            record = yield from perform(record, run, keys, prepared, frames, work)
+            record = yield from perform(record, run, keys, prepared, frames, work, stages)
             folder = results.write(run.suite, record, kept_files(record, keys, work))
         except Exception as error:  # whatever it was, the other runs go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -76,16 +76,22 @@ def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
 
 
 def perform(
-    record: Record, run: Run, keys: Keys, prepared: Prepared, frames: dict[str, Frames], work: Work
+    record: Record,
+    run: Run,
+    keys: Keys,
+    prepared: Prepared,
+    frames: dict[str, Frames],
+    work: Work,
+    stages: Stages,
 ) -> Generator[Event, None, Record]:
     """The three stages, each adding to the record what it found."""
     if run.recipe:
-        record = replace(record, training=(yield from trained(run, keys, prepared, frames, work)))
+        record = replace(record, training=(yield from stages.trained(run, keys, prepared, frames, work)))
     for at in run.checkpoints:
-        facts = yield from evaluated(run, at, keys, prepared, frames["test"], work)
+        facts = yield from stages.evaluated(run, at, keys, prepared, frames["test"], work)
         record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
     if run.profile:
-        costs = yield from profiled(run, keys, prepared, work)
+        costs = yield from stages.profiled(run, keys, prepared, work)
         record = replace(record, usage=costs["usage"], profiled_on=costs["environment"])
     return record
 

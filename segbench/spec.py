@@ -5,9 +5,12 @@ Sizes are height x width, as in the papers: `360x480`.
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""What numbers a network computes in; `precision.py` says what each means."""
 
 
 def one_or_more(value: Any) -> Any:

@@ -6,7 +6,7 @@ half-way goes on (training) or starts again (the short ones).
 
 import shutil
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -132,3 +132,14 @@ def profiled(run: Run, keys: Keys, prepared: Prepared, work: Work) -> Generator[
     work.folder("profile", keys.profile)
     work.finish("profile", keys.profile, facts)
     return facts
+
+
+class Stages(NamedTuple):
+    """Who does the stages: the functions above, or others that have them done elsewhere."""
+
+    trained: Callable[..., Generator[Step | Validation, None, Facts]]
+    evaluated: Callable[..., Generator[Scored, None, Facts]]
+    profiled: Callable[..., Generator[Profiling, None, Facts]]
+
+
+LOCAL = Stages(trained, evaluated, profiled)

@@ -14,10 +14,12 @@ from small_nets import random_images, tiny
 from torch import Tensor, nn
 
 from segbench.errors import ModelError, SettingError
+from segbench.precision import precision_of
 from segbench.profiling import backends
 from segbench.profiling.backends import Compiled, Forward, failing_as, inference, training
-from segbench.profiling.spec import Precision, ProfileSpec
-from segbench.profiling.variants import deviation, exact_logits, precision_of
+from segbench.profiling.spec import ProfileSpec
+from segbench.profiling.variants import deviation, exact_logits
+from segbench.spec import Precision
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "segbench"
 # Left to right only; modules in one group stand side by side and do not import each other.
 ORDER = [
     {"errors", "spec"},
-    {"registry", "settings_file", "workers", "published"},
+    {"registry", "settings_file", "workers", "published", "precision"},
     {"models", "metrics"},
     {"data"},
     {"scoring"},

@@ -16,7 +16,8 @@ from segbench.profiling.fresh import Answer
 from segbench.profiling.largest import largest_batch, search
 from segbench.profiling.memory import CUDA_KINDS, Job, measure_cuda, size_mib, weigh, weights_of
 from segbench.profiling.nvml import NvmlMemory
-from segbench.profiling.spec import Precision, Scope
+from segbench.profiling.spec import Scope
+from segbench.spec import Precision
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are exact where /proc has them")

@@ -10,9 +10,11 @@ from small_nets import random_images, tiny
 from torch import Tensor, nn
 
 from segbench.errors import SettingError
+from segbench.precision import arranged, laid_out, precision_of
 from segbench.profiling.backends import inference, training
-from segbench.profiling.spec import Precision, ProfileSpec
-from segbench.profiling.variants import arranged, deviation, exact_logits, is_reference, laid_out, precision_of
+from segbench.profiling.spec import ProfileSpec
+from segbench.profiling.variants import deviation, exact_logits, is_reference
+from segbench.spec import Precision
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)

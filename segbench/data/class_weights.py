@@ -25,7 +25,7 @@ from segbench.data.dataset import Dataset
 from segbench.errors import SettingError
 from segbench.registry import did_you_mean
 
-ClassWeights = Literal["natural", "median-frequency", "shipped"]
+ClassWeights = Literal["natural", "median-frequency", "shipped", "inverse-log", "effective-number"]
 
 
 class ClassCounts(NamedTuple):

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models.export import export_onnx
+from segbench.precision import laid_out
 from segbench.profiling.failure import in_words
-from segbench.profiling.spec import Precision, ProfileSpec
-from segbench.profiling.variants import laid_out
+from segbench.profiling.spec import ProfileSpec
+from segbench.spec import Precision
 
 # PyTorch's guide to CUDA graphs: three passes let libraries allocate what they would otherwise allocate in the capture.
 CAPTURE_WARMUP = 3

@@ -5,7 +5,7 @@
 as floats, and what a model's `input` needs to make them of 8-bit frames (local normalisation included) is in neither;
 in a scope with `+input` they are the 8-bit frames, and all that `input` makes of them is in both. What else a scope may
 name (resizing, argmax, transfer) is not weighed. Everything is eager, whatever the backend; in bf16 and fp16 weights
-are fp32 and cast at each use (variants.py).
+are fp32 and cast at each use (precision.py).
 
 CPU, `peak_rss`: the highest resident set above that of a process which has imported torch, the model's modules
 included, and has run or trained one tiny convolution; beside it `weights`, the bytes of parameters and buffers.
@@ -33,12 +33,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segbench.precision import arranged, autocast_of, laid_out, precision_of, products_of
 from segbench.profiling.fresh import call_fresh
 from segbench.profiling.nvml import MIB, NvmlMemory, nvml_memory
 from segbench.profiling.resident import reset_peak, resident_mib
-from segbench.profiling.spec import Precision, Scope
-from segbench.profiling.variants import arranged, autocast_of, laid_out, precision_of, products_of
+from segbench.profiling.spec import Scope
 from segbench.profiling.workload import Factory, check_logits, loss_of, random_batch, random_images, seeded
+from segbench.spec import Precision
 
 # The first step makes the momentum, after its activations are gone; only the second holds all at once.
 TRAIN_STEPS = 2

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segbench.errors import ModelError, SegbenchError, SettingError
+from segbench.precision import arranged, autocast_of, products_of
 from segbench.profiling.backends import Forward, inference, training
 from segbench.profiling.complexity import complexity
 from segbench.profiling.device import DeviceWatch, cuda_uuid, device_name
@@ -27,7 +28,7 @@ from segbench.profiling.scopes import Pipeline, pipeline
 from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.timing import NOT_ASKED, Times, time_model
 from segbench.profiling.usage import Usage
-from segbench.profiling.variants import arranged, autocast_of, deviation, exact_logits, is_reference, products_of
+from segbench.profiling.variants import deviation, exact_logits, is_reference
 from segbench.profiling.workload import Factory, Images, random_batch, seeded
 from segbench.spec import write_size
 

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segbench.data.labels import read_image
+from segbench.precision import arranged
 from segbench.profiling.spec import ProfileSpec
-from segbench.profiling.variants import arranged
 from segbench.profiling.workload import Images, checked, declared_input, random_images
 
 FILES = 8

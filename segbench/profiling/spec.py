@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from segbench.spec import Size, Spec
+from segbench.spec import Precision, Size, Spec
 
 Protocol = Literal["steady", "caffe-time"]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Backend = Literal["eager", "compile", "onnxruntime"]
 Isolation = Literal["warn", "error"]
 

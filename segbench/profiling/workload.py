@@ -5,7 +5,7 @@ and no reading, resizing or normalisation is included, nor anything else that a 
 `+input` they are 8-bit RGB, uniform, and the network stands behind its own `input`; what else a scope may name is put
 around it where it is timed (scopes.py).
 Weights are whatever the factory draws under the same seed. The precision is set around it
-(variants.py).
+(precision.py).
 """
 
 from collections.abc import Callable

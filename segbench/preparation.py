@@ -18,11 +18,12 @@ from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models.build import build
 from segbench.models.layers import use_norm_eps
 from segbench.models.weights import load_weights
-from segbench.profiling.device import device_name
+from segbench.profiling.device import cuda_uuid, device_name
+from segbench.profiling.isolation import check_isolation
 from segbench.profiling.workload import Fed
 from segbench.spec import write_size
 from segbench.store.environment import library_versions
-from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys, with_lengths
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Prepared:
 def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = None) -> Prepared:
     """Read and check every image, build every model, resolve every key; raises `SegbenchError` on wrong input."""
     datasets = open_splits(runs[0].data, needed_splits(runs), data_root)
+    runs = with_lengths(runs, len(datasets["train"]) if "train" in datasets else None)
     counts = {split: require(dataset) for split, dataset in datasets.items()}
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
     name = device_name(device)
@@ -61,7 +63,9 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     threads = str(torch.get_num_threads()) if device.type == "cpu" else None
     machine = {"device": name, "threads": threads, **library_versions()}
     keys = [resolve_keys(run, digests, given(run), machine) for run in runs]
-    prepared = Prepared(list(runs), keys, datasets, counts.get("train"), device, name)
+    prepared = Prepared(runs, keys, datasets, counts.get("train"), device, name)
+    if any(run.profile and run.profile.isolation == "error" for run in runs):
+        check_isolation(cuda_uuid(device), "error")
     for run in {as_seen(run): run for run in runs}.values():
         check_model(run, prepared)
         check_class_weights(run, prepared)
@@ -74,13 +78,15 @@ def as_seen(run: Run) -> str:
 
 
 def check_model(run: Run, prepared: Prepared) -> None:
-    """Everything that a model can refuse: its options, its weights, the sizes that it is trained and timed at."""
+    """Everything that a model can refuse but the size that it is timed at: a point of a sweep that it cannot take is a
+    row that says so, and the others go on."""
     try:
         if run.weights:
             check_weights(run, prepared)
-        for size in {prepared.size, run.profile.res if run.profile else None}:
-            if size:
-                check_forward(run, size)
+        if run.profile:
+            check_build(run, run.profile.res)
+        if prepared.size:
+            check_forward(run, prepared.size)
     except SegbenchError as error:
         raise ModelError(f"{run.where}: {error}") from None
 
@@ -106,14 +112,21 @@ def check_class_weights(run: Run, prepared: Prepared) -> None:
         raise SettingError(f"{run.where}: {error}") from None
 
 
-def check_forward(run: Run, size: tuple[int, int]) -> None:
-    """One image of `size` on the meta device, where nothing is computed and nothing takes memory."""
+def check_build(run: Run, size: tuple[int, int]) -> nn.Module:
+    """The model on the meta device, where nothing is computed and nothing takes memory; its options are sound."""
     with torch.device("meta"):
         model = build(run.model, run.classes, run.options, size, run.input).eval()
         if run.score:
             check_inference(run, model)
         if run.profile and "input" in run.profile.scope:
             Fed(model)  # refuses a model that declares no input
+    return model
+
+
+def check_forward(run: Run, size: tuple[int, int]) -> None:
+    """One image of `size` on the meta device gives logits of its size."""
+    with torch.device("meta"):
+        model = check_build(run, size)
         try:
             logits = model(torch.empty((1, 3, *size)))
         except SegbenchError:

@@ -152,7 +152,8 @@ class FakeCuda:
         return SimpleNamespace(wait_stream=lambda other: self.order.append("current waits"))
 
     def Stream(self, device: torch.device) -> SimpleNamespace:
-        return SimpleNamespace(wait_stream=lambda other: self.order.append("side waits"))
+        self.side = SimpleNamespace(wait_stream=lambda other: self.order.append("side waits"))
+        return self.side
 
     def CUDAGraph(self) -> SimpleNamespace:
         return SimpleNamespace(replay=lambda: self.order.append("replay"))
@@ -164,8 +165,8 @@ class FakeCuda:
         self.place = "current"
 
     @contextmanager
-    def graph(self, graph: object, stream: object) -> Iterator[None]:
-        self.place = "captured"
+    def graph(self, graph: object, stream: object = None) -> Iterator[None]:
+        self.place = "captured beside" if stream is self.side else "captured"
         yield
         self.place = "current"
 
@@ -193,7 +194,7 @@ def test_a_graph_is_captured_after_warming_up_beside_it_and_fed_by_copies(monkey
 
     images = random_images()
     forward = backends.captured(Noting(), images.as_subclass(OnCuda))
-    assert fake.order == ["side waits", "side", "side", "side", "current waits", "captured"]
+    assert fake.order == ["side waits", "side", "side", "side", "current waits", "captured beside"]
     others = images + 1
     logits = forward(others)
     assert fake.order[-1] == "replay" and len(fed) == 4

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,26 @@ def test_without_a_counter_power_is_integrated(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.usefixtures("no_thread")
+def test_a_counter_that_stands_still_gives_way_to_power(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    fake = installed(monkeypatch, TotalEnergyConsumption=5_000, PowerUsage=80_000)
+    given = energy_of(clock.passing(0.25), 2, CUDA, GPU)
+    assert given.mj == pytest.approx(80_000 * 0.25 / 2)
+    assert given.source == "whole GPU by NVML's power readings, integrated"
+    assert (given.note or "").startswith(f"energy_mj is of the {given.source}, idle power included: ")
+    assert (given.note or "").endswith("; whole GPU by NVML's energy counter: it has stood still for 1 s of work")
+    assert fake.open == 0
+
+
+def test_nvml_is_not_asked_after_every_pass(clock: Clock) -> None:
+    """Passes of 1 ms and a counter that moves every 100 ms: asked every 10 ms, that is 2 + 20 times in two steps."""
+    read, asked = clock.stepping(50, 0.1), []
+    taken = metered(clock.passing(0.001), lambda: asked.append(clock.seconds) or read(), min_seconds=1.0)
+    assert len(asked) <= 2 + 20
+    assert min(later - earlier for earlier, later in pairwise(asked)) > 0.0099
+    assert taken.mj / taken.passes == pytest.approx(50, rel=0.02)
+
+
+@pytest.mark.usefixtures("no_thread")
 def test_power_is_integrated_by_trapezoids(clock: Clock) -> None:
     """10 W, after 1 s 30 W, after 2 s more 20 W: 20 J and 50 J."""
     power = iter([10_000, 30_000, 20_000])
@@ -169,7 +190,8 @@ def test_a_slices_energy_is_that_of_its_gpu(monkeypatch: pytest.MonkeyPatch, clo
             {"TotalEnergyConsumption": refusal(), "PowerUsage": refusal(pynvml.NVML_ERROR_NO_PERMISSION)},
             "Insufficient Permissions",
         ),
-        ({"TotalEnergyConsumption": 0}, "stood still"),
+        ({"TotalEnergyConsumption": 0, "PowerUsage": refusal()}, "it has stood still for 1 s of work; whole GPU by"),
+        ({"TotalEnergyConsumption": 0, "PowerUsage": 0}, "readings, integrated: it has stood still"),
     ],
 )
 def test_a_gpu_that_does_not_tell(

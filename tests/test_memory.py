@@ -47,6 +47,16 @@ class Watched(Pointwise):
         return logits
 
 
+class Strided(Pointwise):
+    """Notes of every batch whether it came channels last."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        self.seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return super().forward(images)
+
+
 def job(factory: Any, train: bool, batch: int = 1, scope: Scope = "model", precision: Precision = "fp32") -> Job:
     return Job(factory, CLASSES, (24, 32), batch, train, "cpu", threads=1, scope=scope, precision=precision)
 
@@ -114,6 +124,32 @@ def test_channels_last_is_asked_for_as_in_the_job(monkeypatch: pytest.MonkeyPatc
     assert asked == [False, True]
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_images_are_laid_out_as_the_model_is(train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first convolution would copy them, and the copy would be weighed."""
+    monkeypatch.setattr(Strided, "seen", [])
+    memory.work(job(Strided, train)._replace(channels_last=True), CPU)
+    memory.work(job(Strided, train), CPU)
+    assert Strided.seen == [True] * (2 if train else 1) + [False] * (2 if train else 1)
+
+
+def test_a_hung_process_is_given_time_by_its_pixels() -> None:
+    """Ten minutes, and ten for each million pixels."""
+    assert job(Pointwise, train=True)._replace(res=(1000, 1000), batch=4).patience_s == 600 + 4 * 600
+
+
+def test_a_fresh_process_is_waited_for_that_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def call(function: Any, job: Job, timeout_s: float) -> Answer:
+        waited.append(timeout_s)
+        return Answer([dict.fromkeys(job.kinds, 1.0), []], None)
+
+    monkeypatch.setattr(memory, "call_fresh", call)
+    weigh(job(Pointwise, train=False))
+    assert waited == [job(Pointwise, train=False).patience_s]
+
+
 def test_what_is_held_is_summed_over_tensors() -> None:
     """3 * 4 + 4 of the convolution; of the normalisation 4 + 4, running 4 + 4, and a count of 8 bytes."""
     trained = memory.work(job(Pointwise, train=True, batch=2), CPU)
@@ -135,7 +171,8 @@ def test_a_storage_is_counted_once() -> None:
 
 
 def test_a_failure_in_the_fresh_process_is_none_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "call_fresh", lambda *call: Answer(None, "RuntimeError: size 24 is odd to me"))
+    odd = Answer(None, "RuntimeError: size 24 is odd to me")
+    monkeypatch.setattr(memory, "call_fresh", lambda *call, timeout_s: odd)
     mib, notes = weigh(job(Pointwise, train=False))
     assert mib == {"infer_peak_rss": None, "infer_weights": None}
     assert notes == ("infer memory at batch 1 not measured: RuntimeError: size 24 is odd to me",)
@@ -168,27 +205,66 @@ def test_a_model_that_stays_below_an_earlier_peak_is_not_measured(monkeypatch: p
 # --- GPU ---
 
 BEFORE, PRIMED, AFTER = 500.0, 900.0, 1700.0
+INCLUDED = "train_activations include the workspaces of cuDNN and cuBLAS at the peak"
 
 
-def cuda_mib(monkeypatch: pytest.MonkeyPatch, train: bool, *seen: NvmlMemory) -> tuple[dict[str, Any], list[str]]:
-    """`measure_cuda` on a machine without CUDA, with these readings of NVML before, primed and at the end.
+class FakeAllocator:
+    """PyTorch's, in MiB: what it holds, and its peaks since they were last reset; it notes what is asked in order.
 
-    The allocator held 10 MiB when it was primed; its peaks are 600 MiB of tensors and 800 reserved.
+    Priming takes 10 MiB of 2000 that were reserved and 1500 allocated for a while; the work allocates 600, reserves
+    800 and gives `returned` of them back, as an allocator does that runs out of memory.
     """
-    given = iter(seen)
+
+    def __init__(self, returned: float) -> None:
+        self.returned = returned
+        self.reserved = self.peak_reserved = self.peak_allocated = 0.0
+        self.order: list[str] = []
+
+    def prime(self) -> None:
+        self.order.append("prime")
+        self.reserved, self.peak_reserved, self.peak_allocated = 50.0, 2000.0, 1500.0
+
+    def empty_cache(self) -> None:
+        self.order.append("empty")
+        self.reserved = 10.0
+
+    def reset(self, device: torch.device) -> None:
+        self.order.append("reset")
+        self.peak_reserved, self.peak_allocated = self.reserved, 5.0
+
+    def work(self) -> None:
+        self.order.append("work")
+        self.reserved = 800.0 - self.returned
+        self.peak_reserved, self.peak_allocated = max(self.peak_reserved, 800.0), max(self.peak_allocated, 600.0)
+
+
+def cuda_mib(
+    monkeypatch: pytest.MonkeyPatch, train: bool, *seen: NvmlMemory, returned: float = 0.0
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """`measure_cuda` on a machine without CUDA, with these readings of NVML before, primed and at the end; the order
+    in which everything was asked."""
+    given, fake = iter(seen), FakeAllocator(returned)
     held = {"weights": 100.0, "batch": 20.0} | ({"gradients": 90.0, "optimizer": 80.0} if train else {})
-    monkeypatch.setattr(memory, "nvml_memory", lambda uuid, pid: next(given))
-    monkeypatch.setattr(memory, "prime", lambda job, device: None)
-    monkeypatch.setattr(memory, "work", lambda job, device: held)
-    for name in ("set_device", "empty_cache", "reset_peak_memory_stats", "synchronize"):
-        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    for name, mib in (("memory_reserved", 10), ("max_memory_allocated", 600), ("max_memory_reserved", 800)):
-        monkeypatch.setattr(torch.cuda, name, lambda device, mib=mib: mib * 2**20)
-    return measure_cuda(job(Pointwise, train)._replace(device="cuda:0"), torch.device("cuda:0"))
+    note = fake.order.append
+    monkeypatch.setattr(memory, "nvml_memory", lambda uuid, pid: note("nvml") or next(given))
+    monkeypatch.setattr(memory, "prime", lambda job, device: fake.prime())
+    monkeypatch.setattr(memory, "work", lambda job, device: fake.work() or held)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: note("context"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", fake.empty_cache)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: note("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", fake.reset)
+    for name, kind in (
+        ("memory_reserved", "reserved"),
+        ("max_memory_allocated", "peak_allocated"),
+        ("max_memory_reserved", "peak_reserved"),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda device, kind=kind: getattr(fake, kind) * 2**20)
+    mib, notes = measure_cuda(job(Pointwise, train)._replace(device="cuda:0"), torch.device("cuda:0"))
+    return mib, notes, fake.order
 
 
 def test_kinds_on_cuda_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    mib, _ = cuda_mib(
+    mib, notes, order = cuda_mib(
         monkeypatch,
         True,
         NvmlMemory(None, BEFORE, "hidden"),
@@ -206,15 +282,18 @@ def test_kinds_on_cuda_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "gradients": 90.0,
         "optimizer": 80.0,
         "activations": 310.0,
-        "workspace": 200.0,
+        "cached": 200.0,
     }
-    parts = ("weights", "batch", "gradients", "optimizer", "activations", "workspace")
+    parts = ("weights", "batch", "gradients", "optimizer", "activations", "cached")
     assert sum(mib[kind] for kind in parts) == mib["reserved"]
     assert set(mib) == set(CUDA_KINDS)
+    assert INCLUDED in notes
+    # NVML first, while there is no context; and last, while the allocator still holds what it took.
+    assert order == ["nvml", "context", "prime", "empty", "wait", "nvml", "reset", "work", "wait", "nvml"]
 
 
 def test_inference_has_neither_gradients_nor_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    mib, _ = cuda_mib(monkeypatch, False, *[NvmlMemory(None, None, "NVML not available")] * 3)
+    mib, _, _ = cuda_mib(monkeypatch, False, *[NvmlMemory(None, None, "NVML not available")] * 3)
     on_cuda = job(Pointwise, train=False)._replace(device="cuda:0")
     assert set(mib) == set(on_cuda.kinds) == set(CUDA_KINDS) - {"gradients", "optimizer"}
     assert mib["activations"] == 600 - 120
@@ -222,7 +301,7 @@ def test_inference_has_neither_gradients_nor_an_optimizer(monkeypatch: pytest.Mo
 
 
 def test_a_hidden_process_is_the_rise_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    mib, notes = cuda_mib(
+    mib, notes, _ = cuda_mib(
         monkeypatch, True, *(NvmlMemory(None, reading, "hidden") for reading in (BEFORE, PRIMED, AFTER))
     )
     assert (mib["nvml_process"], mib["nvml_device"], mib["context"]) == (None, 1200.0, 390.0)
@@ -231,16 +310,27 @@ def test_a_hidden_process_is_the_rise_of_the_device(monkeypatch: pytest.MonkeyPa
 
 def test_a_stranger_with_our_process_id_is_not_us(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = [NvmlMemory(100.0, reading, None) for reading in (BEFORE, PRIMED, AFTER)]
-    mib, notes = cuda_mib(monkeypatch, True, *readings)
+    mib, notes, _ = cuda_mib(monkeypatch, True, *readings)
     assert (mib["nvml_process"], mib["nvml_device"], mib["context"]) == (None, 1200.0, 390.0)
     assert any("below PyTorch's own" in note for note in notes)
 
 
+def test_what_the_allocator_gave_back_makes_no_stranger_of_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short of memory it gave 500 of 800 MiB back: then NVML sees 300, and 400 of the context."""
+    readings = [NvmlMemory(mib, reading, None) for mib, reading in ((None, BEFORE), (410.0, PRIMED), (700.0, 1200.0))]
+    mib, notes, _ = cuda_mib(monkeypatch, True, *readings, returned=500.0)
+    assert (mib["reserved"], mib["nvml_process"], mib["context"]) == (800.0, 700.0, 400.0)
+    given_back = (
+        "PyTorch gave 500 MiB back before NVML was read: nvml_process and nvml_device are as much below their peaks"
+    )
+    assert given_back in notes and not any("another process's" in note for note in notes)
+
+
 def test_without_nvml_the_allocators_kinds_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    mib, notes = cuda_mib(monkeypatch, True, *[NvmlMemory(None, None, "NVML not available: gone")] * 3)
+    mib, notes, _ = cuda_mib(monkeypatch, True, *[NvmlMemory(None, None, "NVML not available: gone")] * 3)
     assert (mib["nvml_process"], mib["nvml_device"], mib["context"]) == (None, None, None)
-    assert (mib["allocated"], mib["workspace"]) == (600.0, 200.0)
-    assert notes == ["NVML not available: gone"]
+    assert (mib["allocated"], mib["cached"]) == (600.0, 200.0)
+    assert notes == ["NVML not available: gone", INCLUDED]
 
 
 @pytest.mark.gpu
@@ -250,7 +340,7 @@ def test_on_cuda() -> None:
     assert mib["train_allocated"] == pytest.approx(96, abs=12), notes
     assert mib["train_weights"] == pytest.approx(48, abs=1)
     assert mib["train_activations"] == pytest.approx(48, abs=12)
-    assert mib["train_workspace"] is not None and mib["train_workspace"] >= 0
+    assert mib["train_cached"] is not None and mib["train_cached"] >= 0
 
 
 # --- the largest batch ---
@@ -280,8 +370,8 @@ def answering(monkeypatch: pytest.MonkeyPatch, capacity: int, error: str) -> lis
     """Fresh processes that are refused above this batch."""
     asked: list[int] = []
 
-    def call(function: Any, job: Job) -> Answer:
-        assert function is memory.measure
+    def call(function: Any, job: Job, timeout_s: float) -> Answer:
+        assert function is memory.measure and timeout_s == job.patience_s
         asked.append(job.batch)
         return Answer(None, error) if job.batch > capacity else Answer([{}, []], None)
 

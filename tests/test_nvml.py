@@ -277,9 +277,21 @@ def test_a_slice_has_the_clocks_of_its_gpu_and_its_own_processes(uuid: str, slic
     with DeviceWatch(uuid) as watch:
         assert watch() is False
     assert watch.state["before"] == IDLE | {"utilisation_percent": None, "mig": True}
-    assert any(note.startswith("MIG mode is on: clocks") for note in watch.notes)
+    assert any(note.startswith("MIG mode is on: clocks, power, energy") for note in watch.notes)
+    assert not any("memory" in note for note in watch.notes)
     assert strangers(uuid, {1}) == ([(5, 1024.0)], None)
-    assert nvml_memory(uuid, 5)[:2] == (1024.0, 4096.0)
+    assert nvml_memory(uuid, 5) == (1024.0, 4096.0, None)
+
+
+def test_a_slice_that_has_the_uuid_of_its_gpu_is_told(sliced: FakeNvml) -> None:
+    """As some versions of CUDA give it: then memory and processes are the whole GPU's too."""
+    whole = "so are memory and processes, for the slice has the UUID of its GPU"
+    with DeviceWatch(GPU) as watch:
+        pass
+    assert any(whole in note for note in watch.notes)
+    process_mib, device_mib, note = nvml_memory(GPU, 77)
+    assert (process_mib, device_mib) == (3072.0, 4096.0) and whole in (note or "")
+    assert "hides" in (nvml_memory(GPU, 1).note or "") and whole in (nvml_memory(GPU, 1).note or "")
 
 
 # --- memory ---

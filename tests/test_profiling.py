@@ -134,6 +134,20 @@ def test_samples_leave_the_warmup_out() -> None:
         Samples(measured_ms=())
 
 
+def test_the_settings_that_are_written_are_those_asked_for() -> None:
+    asked = {"res": (12, 16), "protocol": "caffe-time", "scope": "model+argmax", "precision": "bf16"}
+    asked |= {
+        "frame": (12, 16),
+        "channels_last": True,
+        "time_batch": 2,
+        "train_memory_batch": 3,
+        "infer_memory_batch": 5,
+    }
+    usage = profile(Pointwise, CLASSES, FAST.model_copy(update=asked))
+    assert {key: getattr(usage, key) for key in asked} == asked
+    assert (usage.backend, usage.cuda_graphs) == ("eager", False)
+
+
 def test_usage_goes_through_json_and_back() -> None:
     usage = profile(Pooled, CLASSES, FAST)
     assert usage.train_forward_ms is None
@@ -236,6 +250,27 @@ def test_a_variant_says_how_far_it_is_off_before_training_moves_any_statistic(mo
     assert half.precision == "bf16" and half.deviation is not None and half.deviation["changed_pixels"]
 
 
+class Scoring(Pointwise):
+    """Its scores begin as zeros, as FCN's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(CLASSES, CLASSES, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes h w"]:
+        return self.score(super().forward(images))
+
+
+def test_a_variant_of_a_model_that_begins_with_zero_scores_says_how_far_it_is_off() -> None:
+    half = profile(Scoring, CLASSES, FAST.model_copy(update={"precision": "bf16"}))
+    assert half.deviation is not None and half.deviation["changed_pixels"] is not None
+    assert half.deviation["largest_logit_error"]
+    assert any(note.startswith("1 weights that begin as zeros (score.weight)") for note in half.notes)
+    assert not any("begin as zeros" in note for note in profile(Pointwise, CLASSES, FAST).notes)
+
+
 def test_what_a_cpu_has_not_is_a_model_error_of_one_line() -> None:
     for wrong, words in (({"precision": "tf32"}, "tf32"), ({"cuda_graphs": True}, "cuda_graphs")):
         with pytest.raises(ModelError, match=rf"^profile at 24x32 on cpu: .*{words}[^\n]*$"):
@@ -303,9 +338,55 @@ def test_training_passes_leave_the_model_as_it_was(monkeypatch: pytest.MonkeyPat
     assert found[0] == found[1]
 
 
-def test_other_processes_on_the_device_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile_module, "check_isolation", lambda uuid, isolation: (f"{uuid} {isolation} stranger",))
-    assert "None error stranger" in profile(Pointwise, CLASSES, FAST.model_copy(update={"isolation": "error"})).notes
+ALONE = FAST.model_copy(update={"isolation": "error"})
+
+
+def meeting(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, ...] | SettingError) -> list[str]:
+    """Other processes, as they are found one time after the other; what was done in order."""
+    order, coming = [], iter(found)
+
+    def look(uuid: str | None, isolation: str) -> tuple[str, ...]:
+        order.append(f"{isolation} looked")
+        here = next(coming)
+        if isinstance(here, SettingError):
+            raise here
+        return here
+
+    run_here = profile_module.run_here
+    monkeypatch.setattr(profile_module, "check_isolation", look)
+    monkeypatch.setattr(profile_module, "run_here", lambda *given: order.append("measured") or run_here(*given))
+    return order
+
+
+def test_other_processes_are_looked_for_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = meeting(monkeypatch, ("early stranger",), ("late stranger",))
+    notes = profile(Pointwise, CLASSES, ALONE).notes
+    assert order == ["error looked", "measured", "error looked"]
+    assert "early stranger" in notes and "late stranger" in notes
+
+
+def test_a_device_that_is_not_ours_alone_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = meeting(monkeypatch, SettingError("isolation: others"))
+    monkeypatch.setattr(profile_module, "complexity", None)
+    with pytest.raises(SettingError, match=r"^isolation: others$"):
+        profile(Broken, CLASSES, ALONE)
+    assert order == ["error looked"]
+
+
+def test_a_stranger_who_came_meanwhile_fails_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = meeting(monkeypatch, (), SettingError("isolation: others"))
+    with pytest.raises(ModelError, match=r"^profile at 24x32 on cpu: isolation: others$"):
+        profile(Pointwise, CLASSES, ALONE)
+    assert order[-2:] == ["measured", "error looked"]
+
+
+def test_isolation_is_no_part_of_what_is_measured() -> None:
+    assert ALONE.measured() == FAST.measured()
+    assert set(FAST.model_dump()) - set(FAST.measured()) == {"isolation"}
+    other = FAST.model_copy(update={"time_batch": 2})
+    assert other.measured() != FAST.measured()
 
 
 def test_a_largest_batch_is_searched_for_both_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +464,40 @@ def test_training_and_inference_are_weighed_at_their_own_batches(monkeypatch: py
     assert [(job.precision, job.channels_last) for job in jobs] == [("bf16", True)] * 2
 
 
+def weighed(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> tuple[list[str], profile_module.Memory]:
+    """The modes that were weighed and what was found, each kind 1 MiB."""
+    modes: list[str] = []
+
+    def weigh(job: Job) -> memory.Weighed:
+        modes.append(job.mode)
+        return memory.Weighed({f"{job.mode}_{kind}": 1.0 for kind in job.kinds}, ())
+
+    monkeypatch.setattr(profile_module, "weigh", weigh)
+    monkeypatch.setattr(profile_module, "search", lambda job: modes.append(f"{job.mode} searched") or (7, ()))
+    spec = ProfileSpec.model_validate({"res": (24, 32), **changed})
+    return modes, profile_module.weigh_all(Pointwise, CLASSES, spec, torch.device("cpu"))
+
+
+def test_without_training_no_training_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes, found = weighed(monkeypatch, training=False, largest_batch=True)
+    assert modes == ["infer", "infer searched"]
+    assert found.mib == {"train_peak_rss": None, "train_weights": None, "infer_peak_rss": 1.0, "infer_weights": 1.0}
+    assert found.largest == {"train": None, "infer": 7}
+    assert "training memory not measured: training is false in the profile" in found.notes
+    assert weighed(monkeypatch)[0] == ["train", "infer"]
+
+
+def test_what_of_the_scope_is_not_in_the_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = "model+loader+input+resize+argmax"
+    without = "memory is without +loader, +resize, +argmax of the scope"
+    assert weighed(monkeypatch, scope=scope, frame=(48, 64))[1].notes == (without,)
+    assert weighed(monkeypatch, scope="model+input")[1].notes == ()
+    assert weighed(monkeypatch, backend="compile")[1].notes == ("memory is that of eager mode, not of compile",)
+    not_asked = weighed(monkeypatch, scope=scope, frame=(48, 64), memory=False)[1].notes
+    assert not any(note.startswith("memory is ") for note in not_asked)
+    assert without in weighed(monkeypatch, scope=scope, frame=(48, 64), memory=False, largest_batch=True)[1].notes
+
+
 def test_memory_not_asked_for_is_none_with_a_note() -> None:
     usage = profile(Pointwise, CLASSES, FAST)
     kinds = ("train_peak_rss", "train_weights", "infer_peak_rss", "infer_weights")
@@ -400,9 +515,16 @@ def test_memory_not_asked_for_is_none_with_a_note() -> None:
     ],
 )
 def test_how_a_fresh_process_ends_is_told(code: str, told: str) -> None:
-    answer = call_fresh(exec, code)
+    answer = call_fresh(exec, code, timeout_s=100.0)
     assert answer.value is None
     assert told in (answer.error or "")
+
+
+def test_a_process_that_hangs_is_ended() -> None:
+    began = time.perf_counter()
+    answer = call_fresh(time.sleep, 300, timeout_s=0.5)
+    assert answer == (None, "the measuring process gave no answer in 0.5 s and was ended")
+    assert time.perf_counter() - began < 60
 
 
 def test_a_model_of_main_is_told() -> None:
@@ -410,7 +532,7 @@ def test_a_model_of_main_is_told() -> None:
     code = (
         "from segbench.profiling.fresh import call_fresh\n"
         "def own(): return 1\n"
-        "print(call_fresh(own).error)\nprint(call_fresh(max, [1, 7]).value)\n"
+        "print(call_fresh(own, timeout_s=100.0).error)\nprint(call_fresh(max, [1, 7], timeout_s=100.0).value)\n"
     )
     said = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True).stdout
     assert "define it in an importable module" in said

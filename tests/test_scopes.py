@@ -1,7 +1,7 @@
 """Each scope against the same output computed by hand, step by step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -254,14 +254,8 @@ def test_training_passes_take_the_images_of_the_scope_and_not_its_result() -> No
         noted = Pipeline(
             lambda: taken.append("images") or way.images(), lambda logits: taken.append("result") or way.result(logits)
         )
-        times = time_model(
-            model,
-            random_batch(2, RES, CLASSES, CPU),
-            CLASSES,
-            spec,
-            infer=noted.through(model, CLASSES),
-            images=noted.images,
-        )
+        region = noted.through(model, CLASSES)
+        times = time_model(model, region, random_batch(2, RES, CLASSES, CPU), spec, noted.images, nullcontext, None)
     assert times.backward is not None, times.notes
     assert taken == ["images"] * 3 + ["images", "result"] * 3
 

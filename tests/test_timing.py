@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, repeat
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segbench.errors import ModelError
 from segbench.profiling import timing
 from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.steady import drift, rank_deviation, stable, unrest, warm
-from segbench.profiling.timing import Times, clock, time_inference, time_model
+from segbench.profiling.timing import Times, clock, time_inference, time_model, to_settle
 from segbench.profiling.usage import Samples
 from segbench.profiling.workload import Batch, random_batch
 
@@ -71,6 +70,21 @@ def run(
 ) -> tuple[Samples, list[str]]:
     """An inference whose passes take these times."""
     return time_inference(lambda: hands.sleep(next(times_ms)), CPU, spec, kwargs.get("watch"))
+
+
+def times_of(model: nn.Module, spec: ProfileSpec, batch: Batch | None = None, **given: Any) -> Times:
+    """Of a model whose training network and forward are itself, unless others are given."""
+    batch = batch or drawn_batch()
+    around = given.get("around", nullcontext)
+    images = given.get("images", lambda: batch.images)
+
+    def forward() -> Tensor:
+        fed = images()
+        with around():
+            return model(fed)
+
+    trained = given.get("trained", model)
+    return time_model(trained, given.get("infer", forward), batch, spec, images, around, given.get("watch"))
 
 
 def quiet(median_ms: float, sd: float = 0.01, seed: int = 0) -> Iterator[float]:
@@ -223,6 +237,17 @@ def test_drift_extends_the_warm_up(hands: Clock) -> None:
     assert samples.median < 103
 
 
+def test_a_long_warm_up_is_judged_ever_more_seldom(hands: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By growth of a tenth: 5 s of passes of 1 ms are judged 100 passes in, 110, 121 ... 40 times and not 4900."""
+    judged: list[int] = []
+    monkeypatch.setattr(timing, "warm", lambda times_ms: judged.append(len(times_ms)) or False)
+    samples, notes = run(hands, repeat(1.0))
+    assert len(samples.warmup_ms) == 5000 and "before it was steady" in notes[0]
+    assert judged[:4] == [100, 110, 121, 133] and len(judged) < 45
+    assert [to_settle([timing.Pass((1.0,), (None,))] * count) for count in (1, 9, 10, 30)] == [2, 10, 11, 33]
+    assert to_settle([]) == 1
+
+
 def test_jitter_is_flagged(hands: Clock) -> None:
     draw = np.random.default_rng(1)
     samples, notes = run(hands, (float(draw.choice([10.0, 14.0])) for _ in repeat(0)))
@@ -301,7 +326,7 @@ def timed(hands: Clock, monkeypatch: pytest.MonkeyPatch, spec: ProfileSpec, **kw
     monkeypatch.setattr(SleepingStep, "hands", hands, raising=False)
     monkeypatch.setattr(torch.optim, "SGD", SleepingStep)
     model = Pointwise(lambda training: hands.sleep(40 if training else 20), lambda _: hands.sleep(60))
-    return time_model(model, drawn_batch(), CLASSES, spec, **kwargs)
+    return times_of(model, spec, **kwargs)
 
 
 def medians(times: Times) -> list[float | None]:
@@ -324,10 +349,10 @@ def test_caffe_time_has_no_step(hands: Clock, monkeypatch: pytest.MonkeyPatch) -
     assert times.notes == ("optimizer step not timed: the protocol caffe-time has none",)
 
 
-def test_training_is_timed_where_it_is_asked_for(hands: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = timed(hands, monkeypatch, STEADY.model_copy(update={"training": False}))
+def test_without_a_network_to_train_inference_alone_is_timed(hands: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = timed(hands, monkeypatch, STEADY, infer=lambda: hands.sleep(20), trained=None)
     assert medians(times) == [20, None, None, None]
-    assert times.notes == ("training not timed: training is false in the profile",)
+    assert times.notes == ()
 
 
 def test_what_is_given_is_what_is_timed(hands: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +370,7 @@ def test_what_is_given_is_what_is_timed(hands: Clock, monkeypatch: pytest.Monkey
         yield
 
     spec = STEADY.model_copy(update={"max_seconds": 1000.0})
-    assert medians(timed(hands, monkeypatch, spec, infer=inferred, train=other)) == [5, 45, 65, 3]
+    assert medians(timed(hands, monkeypatch, spec, infer=inferred, trained=other)) == [5, 45, 65, 3]
     assert medians(timed(hands, monkeypatch, spec, images=images, around=around)) == [23, 43, 60, 3]
 
 
@@ -361,7 +386,7 @@ def test_autocast_is_around_forward_and_loss_alone(hands: Clock) -> None:
 
     backward: list[bool] = []
     model = Pointwise(note, lambda _: backward.append(torch.is_autocast_enabled("cpu")))
-    times = time_model(model, drawn_batch(), CLASSES, CAFFE, around=autocast)
+    times = times_of(model, CAFFE, around=autocast)
     assert times.backward is not None, times.notes
     assert kinds == [(True, True)] * 5 + [(False, True)] * 5
     assert backward == [False] * 5
@@ -374,7 +399,7 @@ def test_modes_and_graphs(hands: Clock) -> None:
         hands.sleep(50)
         seen.append((training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
-    times = time_model(Pointwise(note).eval(), drawn_batch(2), CLASSES, STEADY)
+    times = times_of(Pointwise(note).eval(), STEADY, drawn_batch(2))
     assert times.backward and times.step
     passes = len(times.backward.measured_ms) + len(times.backward.warmup_ms)
     assert seen[:passes] == [(True, True, False)] * passes
@@ -386,7 +411,7 @@ def test_steps_leave_the_weights_and_no_gradient_behind(hands: Clock) -> None:
     before = model.classify.weight.detach().clone()
     steps: list[bool] = []
     model.register_forward_pre_hook(lambda *_: steps.append(model.classify.weight.grad is None))
-    times = time_model(model, drawn_batch(), CLASSES, STEADY)
+    times = times_of(model, STEADY)
     assert times.step is not None
     assert torch.equal(model.classify.weight, before)
     assert all(steps)  # each backward makes new gradients
@@ -402,13 +427,11 @@ def test_a_training_that_fails_is_told_and_an_inference_that_fails_raises(hands:
 
         return during
 
-    times = time_model(Pointwise(refuse(True)), drawn_batch(), CLASSES, STEADY)
+    times = times_of(Pointwise(refuse(True)), STEADY)
     assert times[1:4] == (None, None, None)
     assert times.notes == ("training at batch 1 not timed: ValueError: Expected more than 1 value",)
     with pytest.raises(ValueError, match="more than 1"):
-        time_model(Pointwise(refuse(False)), drawn_batch(), CLASSES, STEADY)
-    with pytest.raises(ModelError, match=r"gave \[1, 4, 6, 8\]; expected logits \[1, 7, 6, 8\]"):
-        time_model(Pointwise(lambda _: hands.sleep(50)), drawn_batch(), 7, STEADY)
+        times_of(Pointwise(refuse(False)), STEADY)
 
 
 def test_the_collector_is_off_meanwhile_and_garbage_does_not_pile_up(hands: Clock) -> None:
@@ -431,7 +454,7 @@ def test_the_collector_is_off_meanwhile_and_garbage_does_not_pile_up(hands: Cloc
         alive.append(Cycle.count)
 
     assert gc.isenabled()
-    times = time_model(Pointwise(note), drawn_batch(), CLASSES, STEADY)
+    times = times_of(Pointwise(note), STEADY)
     assert times.backward is not None, times.notes
     assert gc.isenabled()
     assert max(alive) == 1
@@ -452,7 +475,7 @@ def test_a_collector_that_was_off_stays_off(hands: Clock) -> None:
 def test_a_real_sleep_is_timed() -> None:
     spec = ProfileSpec(res=(6, 8), min_samples=3, min_seconds=0.01, max_seconds=30.0)
     model = Pointwise(lambda training: time.sleep(0.02 if training else 0.01))
-    times = time_model(model, drawn_batch(), CLASSES, spec)
+    times = times_of(model, spec)
     assert times.train_forward is not None and times.backward is not None, times.notes
     assert 20 <= min(times.train_forward.measured_ms) <= times.train_forward.median < 70
     assert 10 <= min(times.forward.measured_ms) <= times.forward.median < 60
@@ -500,5 +523,5 @@ def test_on_cuda() -> None:
     device = torch.device("cuda", 0)
     batch = random_batch(1, (64, 64), CLASSES, device)
     spec = ProfileSpec(res=(64, 64), min_seconds=0.05, max_seconds=10.0)
-    times = time_model(Pointwise(lambda _: None).to(device), batch, CLASSES, spec)
+    times = times_of(Pointwise(lambda _: None).to(device), spec, batch)
     assert all(samples and samples.median > 0 and len(samples.measured_ms) >= 20 for samples in times[:4]), times.notes

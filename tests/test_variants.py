@@ -13,7 +13,7 @@ from segbench.errors import SettingError
 from segbench.precision import arranged, laid_out, precision_of
 from segbench.profiling.backends import inference, training
 from segbench.profiling.spec import ProfileSpec
-from segbench.profiling.variants import deviation, exact_logits, is_reference
+from segbench.profiling.variants import NOISE, deviation, exact_logits, is_reference, without_zeros
 from segbench.spec import Precision
 
 CPU = torch.device("cpu")
@@ -193,8 +193,47 @@ def test_deviation_by_hand() -> None:
     assert deviation(found, expected)["largest_logit"] is None
 
 
+def scored_by_zeros() -> nn.Sequential:
+    """Its score layer begins as FCN's do; so does the scale of a normalisation, as at the end of residual branches."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    for weight in (model[0].bias, model[1].weight, model[2].weight, model[2].bias):
+        nn.init.zeros_(weight)  # type: ignore[arg-type]
+    return model
+
+
+def test_weights_of_zeros_are_replaced_and_others_left() -> None:
+    model = scored_by_zeros()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (note,) = without_zeros(model)
+    assert note.startswith("2 weights that begin as zeros (1.weight, 2.weight) got small random values")
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1.weight", "2.weight"}
+    assert 0.5 * NOISE < float(model[2].weight.detach().std()) < 2 * NOISE
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    again = scored_by_zeros()
+    torch.manual_seed(99)
+    without_zeros(again)
+    assert torch.equal(again[2].weight, model[2].weight)
+    assert without_zeros(model) == ()
+
+
+def test_a_network_that_begins_with_zero_scores_shows_a_wrong_variant() -> None:
+    """A forward that forgets half of its features: with scores of zeros, nothing of it is seen."""
+    model, images = scored_by_zeros(), random_images()
+
+    def forgetful(images: Tensor) -> Tensor:
+        features = model[1](model[0](images))
+        return model[2](features * (torch.arange(8) < 4)[:, None, None])
+
+    with torch.no_grad():
+        assert deviation(exact_logits(model, images), forgetful(images))["changed_pixels"] is None
+        without_zeros(model)
+        told = deviation(exact_logits(model, images), forgetful(images))
+    assert told["changed_pixels"] and told["largest_logit_error"]
+
+
 def test_equal_scores_decide_nothing() -> None:
-    """As of FCN's score layers before training."""
+    """As of a network that ends in zeros whatever it multiplies."""
     told = deviation(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2))
     assert told == {"changed_pixels": None, "largest_logit_error": 0, "largest_logit": 0}
 

@@ -92,7 +92,11 @@ def failing_as(backend: str) -> Iterator[None]:
 
 
 class Compiled(nn.Module):
-    """A model through torch.compile (Inductor) at fixed sizes. Its forward raises `ModelError` where that fails."""
+    """A model through torch.compile (Inductor) at fixed sizes. Its forward raises `ModelError` where that fails.
+
+    All that this process has compiled before is forgotten: whoever has a compiled model has it compiled again when it
+    is next used.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

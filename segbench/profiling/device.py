@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from segbench.profiling.failure import in_words
-from segbench.profiling.nvml import Gpu, Value, find, mig_mode, nvml, read_all, readings
+from segbench.profiling.nvml import Gpu, Value, find, mig_mode, nvml, read_all, readings, slice_note
 
 CPUINFO = Path("/proc/cpuinfo")
 CPUFREQ = Path("/sys/devices/system/cpu")
@@ -136,8 +136,7 @@ class DeviceWatch:
         self._notes += notes
         if self._gpu is not None:
             values["mig"] = mig_mode(self._gpu)
-            if values["mig"]:
-                self._notes.append("MIG mode is on: clocks, power and throttling are of the whole GPU, all its slices")
+            self._notes += filter(None, [slice_note(self._gpu)])
         return values
 
 

@@ -2,32 +2,34 @@
 
 A pass begins when the one before has ended on the device, as where passes are timed.
 
-A GPU is read by NVML: its counter of all energy since the driver was loaded (Volta and newer), else its power readings,
-joined by trapezoids. A CPU is read by RAPL, Intel's and AMD's counters of the processor packages, in Linux's powercap
-tree (docs.kernel.org/power/powercap): every program's work is in them, memory modules and the rest of the machine are
-not.
+A GPU is read by NVML: its counter of all energy since the driver was loaded (Volta and newer); where that is refused or
+stands still, its power readings, joined by trapezoids. A CPU is read by RAPL, Intel's and AMD's counters of the
+processor packages, in Linux's powercap tree (docs.kernel.org/power/powercap): every program's work is in them, memory
+modules and the rest of the machine are not.
 
 A meter moves in steps, NVML's every 20 to 100 ms. So passes run until it moves, from there for `min_seconds` at least,
-and on until it moves again: between two steps both its energy and the number of passes are known, to one pass. A meter
-that stands still is none; the energy is then None and never 0.
+and on until it moves again: between two steps both its energy and the number of passes are known, to one pass or to
+`ASK_EVERY_S`, whichever is longer. (Asked after every pass, NVML would be a part of what it measures.) A meter that
+stands still is none; the energy is then None and never 0.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from segbench.profiling.failure import in_words
-from segbench.profiling.nvml import energy_mj, find, mig_mode, nvml, power_mw
+from segbench.profiling.nvml import Gpu, energy_mj, find, mig_mode, nvml, power_mw
 
 POWERCAP = Path("/sys/class/powercap")
 MIN_PASSES = 3
 PATIENCE_S = 1.0
 POWER_EVERY_S = 0.02
+ASK_EVERY_S = 0.01
 
 Meter = Callable[[], float]
 """Energy in mJ since some beginning."""
@@ -50,6 +52,9 @@ class Metered(NamedTuple):
     passes: int
     seconds: float
 
+    def note(self, source: str) -> str:
+        return f"energy_mj is of the {source}, idle power included: {self.passes} passes in {self.seconds:.2f} s"
+
 
 def energy_of(
     region: Callable[[], object], images: int, device: torch.device, uuid: str | None, min_seconds: float = 1.0
@@ -61,15 +66,21 @@ def energy_of(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
+    failed: list[str] = []
     try:
-        with meter(device, uuid) as (read, source):
-            taken = metered(one_pass, read, min_seconds)
+        with meters(device, uuid) as known:
+            for source, opened in known:
+                try:
+                    with opened as read:
+                        taken = metered(one_pass, read, min_seconds)
+                    return Energy(taken.mj / (taken.passes * images), source, "; ".join([taken.note(source), *failed]))
+                except NoMeterError as error:
+                    failed.append(f"{source}: {error}")
     except NoMeterError as error:
-        return Energy(None, None, f"energy not measured: {error}")
+        failed.append(str(error))
     except Exception as error:  # the region is somebody's model, and NVML fails in many ways
-        return Energy(None, None, f"energy not measured: {in_words(error)}")
-    note = f"energy_mj is of the {source}, idle power included: {taken.passes} passes in {taken.seconds:.2f} s"
-    return Energy(taken.mj / (taken.passes * images), source, note)
+        failed.append(in_words(error))
+    return Energy(None, None, f"energy not measured: {'; '.join(failed)}")
 
 
 def metered(one_pass: Callable[[], None], read: Meter, min_seconds: float) -> Metered:
@@ -86,34 +97,50 @@ def metered(one_pass: Callable[[], None], read: Meter, min_seconds: float) -> Me
 def to_next_step(one_pass: Callable[[], None], read: Meter) -> tuple[float, int]:
     """Passes until the meter moves: what it then shows, and how many they were."""
     shown, passes, begin = read(), 0, time.perf_counter()
+    asked = begin
     while True:
         one_pass()
         passes += 1
+        if time.perf_counter() - asked < ASK_EVERY_S:
+            continue
         if (now := read()) != shown:
             return now, passes
-        if time.perf_counter() - begin > PATIENCE_S:
-            raise NoMeterError(f"the counter has stood still for {PATIENCE_S:g} s of work")
+        asked = time.perf_counter()
+        if asked - begin > PATIENCE_S:
+            raise NoMeterError(f"it has stood still for {PATIENCE_S:g} s of work")
 
 
 @contextmanager
-def meter(device: torch.device, uuid: str | None) -> Iterator[tuple[Meter, str]]:
-    """The best meter that the device has, and its name. Raises `NoMeterError`, or whatever NVML's absence raises."""
+def meters(device: torch.device, uuid: str | None) -> Iterator[list[tuple[str, AbstractContextManager[Meter]]]]:
+    """The names of the device's meters and how each is opened, the best first.
+
+    A meter raises `NoMeterError` where it cannot be read. Raises that too, or whatever NVML's absence raises.
+    """
     if device.type == "cpu":
-        yield Rapl(), "processor packages by RAPL"
+        yield [("processor packages by RAPL", nullcontext(Rapl()))]
         return
     if uuid is None:
         raise NoMeterError(f"the device {device} has no counter that is known here")
     with nvml() as lib:
         gpu = find(lib, uuid)
         whole = "whole GPU, all its MIG slices," if mig_mode(gpu) else "whole GPU"
+        # The counter is refused before Volta and in some virtual machines; in others it stands still.
+        yield [
+            (f"{whole} by NVML's energy counter", nullcontext(readable(energy_mj, gpu))),
+            (f"{whole} by NVML's power readings, integrated", PowerIntegral(readable(power_mw, gpu))),
+        ]
+
+
+def readable(read: Callable[[Gpu], float], gpu: Gpu) -> Callable[[], float]:
+    """A reading whose refusal is told from the errors of the model that runs between its calls."""
+
+    def reading() -> float:
         try:
-            energy_mj(gpu)
-        except Exception:  # before Volta, and in some virtual machines
-            power_mw(gpu)  # if this is refused too, its words are the reason
-            with PowerIntegral(lambda: power_mw(gpu)) as integral:
-                yield integral, f"{whole} by NVML's power readings, integrated"
-        else:
-            yield lambda: energy_mj(gpu), f"{whole} by NVML's energy counter"
+            return read(gpu)
+        except Exception as error:
+            raise NoMeterError(in_words(error)) from error
+
+    return reading
 
 
 class PowerIntegral:

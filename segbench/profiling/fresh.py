@@ -32,8 +32,11 @@ class Answer(NamedTuple):
     error: str | None
 
 
-def call_fresh(function: Callable[..., Any], *arguments: Any) -> Answer:
-    """`function(*arguments)` in a fresh process: picklable by name, its value JSON. What fails is told, not raised."""
+def call_fresh(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Answer:
+    """`function(*arguments)` in a fresh process: picklable by name, its value JSON. What fails is told, not raised.
+
+    A process that has not answered after `timeout_s` is ended, and that is told too.
+    """
     try:
         request = pickle.dumps((function, arguments))
     except Exception as error:  # what is sent may be somebody's, and says in its own way that it will not travel
@@ -42,7 +45,9 @@ def call_fresh(function: Callable[..., Any], *arguments: Any) -> Answer:
         )
     command = [sys.executable, "-P", "-c", BOOT, json.dumps([path or str(Path.cwd()) for path in sys.path])]
     try:
-        done = subprocess.run(command, input=request, capture_output=True, check=False)
+        done = subprocess.run(command, input=request, capture_output=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return Answer(None, f"the measuring process gave no answer in {timeout_s:g} s and was ended")
     except OSError as error:  # no memory for another process, or a list of paths that is too long
         return Answer(None, f"no fresh process: {in_words(error)}")
     if done.returncode or not done.stdout:  # a model may also leave by sys.exit(0)

@@ -19,7 +19,10 @@ Strangers = list[tuple[int, float | None]]
 
 
 def check_isolation(uuid: str | None, isolation: Isolation) -> tuple[str, ...]:
-    """Notes of what else is on the GPU; with `error` other processes raise `SettingError` instead."""
+    """Notes of what else is on the GPU; with `error` other processes raise `SettingError` instead.
+
+    To be asked before anything is measured and again afterwards: a process that came and went between is not seen.
+    """
     if uuid is None:
         return ()
     others, note = strangers(uuid, {os.getpid()})

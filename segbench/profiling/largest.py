@@ -40,7 +40,8 @@ def search(job: Job, limit: int = LIMIT) -> tuple[int | None, tuple[str, ...]]:
     fitted, notes = [0], []
 
     def fits(batch: int) -> bool | None:
-        error = call_fresh(measure, job._replace(batch=batch)).error
+        tried = job._replace(batch=batch)
+        error = call_fresh(measure, tried, timeout_s=tried.patience_s).error
         if error is None:
             fitted.append(batch)
             return True

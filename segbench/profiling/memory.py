@@ -4,8 +4,8 @@
 *Inference* is one forward in inference mode, without labels. Weights are in both. Images are what the network is fed,
 as floats, and what a model's `input` needs to make them of 8-bit frames (local normalisation included) is in neither;
 in a scope with `+input` they are the 8-bit frames, and all that `input` makes of them is in both. What else a scope may
-name (resizing, argmax, transfer) is not weighed. Everything is eager, whatever the backend; in bf16 and fp16 weights
-are fp32 and cast at each use (precision.py).
+name (resizing, argmax, transfer) is not weighed, nor are other backends than eager; a note says so. In bf16 and fp16
+weights are fp32 and cast at each use (precision.py).
 
 CPU, `peak_rss`: the highest resident set above that of a process which has imported torch, the model's modules
 included, and has run or trained one tiny convolution; beside it `weights`, the bytes of parameters and buffers.
@@ -13,16 +13,17 @@ included, and has run or trained one tiny convolution; beside it `weights`, the 
 CUDA, four kinds, because no single one is "the" memory: `allocated` (tensors at their peak), `reserved` (what PyTorch's
 caching allocator took for them), `nvml_process` (that, with context and libraries) and `nvml_device` (the rise of the
 whole device's use, for where NVML hides the process). NVML has no peak, but the allocator keeps what it reserved until
-the reading at the end. They add up so:
+the reading at the end, unless memory ran short meanwhile; then a note says how much it gave back. They add up so:
 
     allocated = weights + batch [+ gradients + optimizer] + activations
-    reserved = allocated + workspace
+    reserved = allocated + cached
     nvml_process = context + reserved, and kernels that were loaded after the context was primed
 
 `weights` (buffers included), `batch` (images, labels), `gradients` and `optimizer` (momentum) are summed over their
 tensors when the last pass has ended. `activations` is what the peak had beyond them: activations, their gradients, and
-what libraries took from PyTorch while they worked. Where the peak came before the last gradient was made, as much more
-of it was activations. `workspace` is what the allocator held and no tensor used: its cache, rounding included.
+the workspaces of cuDNN and cuBLAS, which take them from PyTorch's allocator. Where the peak came before the last
+gradient was made, as much more of it was activations. `cached` is what the allocator held and no tensor used: blocks
+that were free again and what was lost to rounding, the difference of two peaks that need not have been at one time.
 """
 
 import os
@@ -35,8 +36,8 @@ from torch.nn import functional
 
 from segbench.precision import arranged, autocast_of, laid_out, precision_of, products_of
 from segbench.profiling.fresh import call_fresh
-from segbench.profiling.nvml import MIB, NvmlMemory, nvml_memory
-from segbench.profiling.resident import reset_peak, resident_mib
+from segbench.profiling.nvml import NvmlMemory, nvml_memory
+from segbench.profiling.resident import MIB, reset_peak, resident_mib
 from segbench.profiling.spec import Scope
 from segbench.profiling.workload import Factory, check_logits, loss_of, random_batch, random_images, seeded
 from segbench.spec import Precision
@@ -46,9 +47,11 @@ TRAIN_STEPS = 2
 CPU_KINDS = ("peak_rss", "weights")
 CUDA_KINDS = (
     *("allocated", "reserved", "nvml_process", "nvml_device"),
-    *("context", "weights", "batch", "gradients", "optimizer", "activations", "workspace"),
+    *("context", "weights", "batch", "gradients", "optimizer", "activations", "cached"),
 )
 TRAINING_ONLY = ("gradients", "optimizer")
+# Ten minutes, and as many again for each million pixels of the batch.
+PATIENCE_S = 600.0
 
 Mib = dict[str, float | None]
 
@@ -73,6 +76,11 @@ class Job(NamedTuple):
         return "train" if self.train else "infer"
 
     @property
+    def patience_s(self) -> float:
+        """How long a measurement may take before it counts as hung."""
+        return PATIENCE_S * (1 + self.batch * self.res[0] * self.res[1] / 1e6)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Which kinds this measurement has."""
         kinds = CUDA_KINDS if self.device.startswith("cuda") else CPU_KINDS
@@ -92,7 +100,7 @@ def unmeasured(job: Job, note: str) -> Weighed:
 
 def weigh(job: Job) -> Weighed:
     """Measure in a fresh process. Never raises for the model: a failure is None with its words in a note."""
-    value, error = call_fresh(measure, job)
+    value, error = call_fresh(measure, job, timeout_s=job.patience_s)
     if error is not None:
         return unmeasured(job, f"{job.mode} memory at batch {job.batch} not measured: {error}")
     mib, notes = value
@@ -126,34 +134,43 @@ def measure_cuda(job: Job, device: torch.device) -> tuple[Mib, list[str]]:
     prime(job, device)
     torch.cuda.empty_cache()
     torch.cuda.synchronize(device)
-    primed, primed_reserved = nvml_memory(job.uuid, os.getpid()), torch.cuda.memory_reserved(device) / MIB
+    primed = Reading(nvml_memory(job.uuid, os.getpid()), torch.cuda.memory_reserved(device) / MIB)
     torch.cuda.reset_peak_memory_stats(device)
     held = work(job, device)
     torch.cuda.synchronize(device)
-    after = nvml_memory(job.uuid, os.getpid())
+    after = Reading(nvml_memory(job.uuid, os.getpid()), torch.cuda.memory_reserved(device) / MIB)
     allocated = torch.cuda.max_memory_allocated(device) / MIB
     reserved = torch.cuda.max_memory_reserved(device) / MIB
     mib: Mib = {"allocated": allocated, "reserved": reserved, **held}
-    mib["activations"], mib["workspace"] = allocated - sum(held.values()), reserved - allocated
-    seen, notes = nvml_kinds(before, primed, after, primed_reserved, reserved)
+    mib["activations"], mib["cached"] = allocated - sum(held.values()), reserved - allocated
+    seen, notes = nvml_kinds(before, primed, after)
+    notes.append(f"{job.mode}_activations include the workspaces of cuDNN and cuBLAS at the peak")
+    if after.reserved_mib < reserved:
+        gone = f"PyTorch gave {reserved - after.reserved_mib:.0f} MiB back before NVML was read"
+        notes.append(f"{gone}: nvml_process and nvml_device are as much below their peaks")
     return mib | seen, notes
 
 
-def nvml_kinds(
-    before: NvmlMemory, primed: NvmlMemory, after: NvmlMemory, primed_reserved: float, reserved: float
-) -> tuple[Mib, list[str]]:
+class Reading(NamedTuple):
+    """What NVML says is in use, and what PyTorch's allocator says that it holds, at one time."""
+
+    nvml: NvmlMemory
+    reserved_mib: float
+
+
+def nvml_kinds(before: NvmlMemory, primed: Reading, after: Reading) -> tuple[Mib, list[str]]:
     """`nvml_process`, `nvml_device` and `context` of the readings before CUDA, with its context, and at the end."""
-    process, notes = after.process_mib, [after.note] if after.note else []
-    if process is not None and process < reserved:
+    process, notes = after.nvml.process_mib, [after.nvml.note] if after.nvml.note else []
+    if process is not None and process < after.reserved_mib:
         # In a container our id may be that of a stranger's process outside it.
         process, notes = None, [*notes, "NVML's number of this process id is below PyTorch's own: another process's"]
-    primed_mib = rise(before, primed) if process is None else primed.process_mib
-    rose = rise(before, after)
+    primed_mib = rise(before, primed.nvml) if process is None else primed.nvml.process_mib
+    rose = rise(before, after.nvml)
     if rose is not None:
         notes.append(
             "nvml_device is the rise of the device's use; other processes that start or end meanwhile disturb it"
         )
-    context = None if primed_mib is None else primed_mib - primed_reserved
+    context = None if primed_mib is None else primed_mib - primed.reserved_mib
     if context is not None and process is None:
         notes.append("context is the rise of the device's use too")
     return {"nvml_process": process, "nvml_device": rose, "context": context}, notes

@@ -2,8 +2,9 @@
 
 Source: https://docs.nvidia.com/deploy/nvml-api. CUDA numbers its devices by CUDA_VISIBLE_DEVICES, NVML does not, hence
 the UUID. Under MIG a CUDA device is a slice of a GPU: memory and processes are asked of the slice; clocks, power and
-energy of the whole GPU, which alone has them. NVML may be absent, and any reading may be refused: the functions that
-say so never raise, and give None and a note that says why.
+energy of the whole GPU, which alone has them. Some versions of CUDA give a slice the UUID of its GPU, and then all is
+asked of the whole. NVML may be absent, and any reading may be refused: the functions that say so never raise, and give
+None and a note that says why.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from segbench.profiling.failure import in_words
-
-MIB = 2**20
+from segbench.profiling.resident import MIB
 
 # nvml.h, nvmlClocksEventReasons: why clocks are lower than they could be. Two more are no throttling: an idle GPU
 # (0x1) and clocks that somebody set (0x2).
@@ -132,6 +132,15 @@ def mig_mode(gpu: Gpu) -> bool:
         return False
 
 
+def slice_note(gpu: Gpu) -> str | None:
+    """What is the whole GPU's although CUDA may work on a slice of it; None where no GPU is divided."""
+    if not mig_mode(gpu):
+        return None
+    whole = "MIG mode is on: clocks, power, energy and throttling are of the whole GPU, all its slices"
+    known_alone = gpu.device is gpu.board
+    return f"{whole}; so are memory and processes, for the slice has the UUID of its GPU" if known_alone else whole
+
+
 def processes(gpu: Gpu) -> dict[int, float | None]:
     """Ids of the processes that compute or draw on the device, and their MiB where NVML tells."""
     listed = list(gpu.lib.nvmlDeviceGetComputeRunningProcesses(gpu.device))
@@ -151,10 +160,12 @@ def nvml_memory(uuid: str, process_id: int) -> NvmlMemory:
             gpu = find(lib, uuid)
             device_mib = lib.nvmlDeviceGetMemoryInfo(gpu.device).used / MIB
             process_mib = processes(gpu).get(process_id)
+            shared = slice_note(gpu) if gpu.device is gpu.board else None
     except Exception as error:
         return NvmlMemory(None, None, f"NVML not available: {in_words(error)}")
     hidden = "NVML's process list hides this process (a container or MIG); see the device's difference"
-    return NvmlMemory(process_mib, device_mib, hidden if process_mib is None else None)
+    notes = [hidden if process_mib is None else None, shared]
+    return NvmlMemory(process_mib, device_mib, "; ".join(filter(None, notes)) or None)
 
 
 def _text(value: str | bytes) -> str:

@@ -2,7 +2,8 @@
 
 Random input, random weights, a fixed seed: everything but times, energy and memory repeats exactly. Nothing of the
 caller is left changed: its random generators and precision flags return, and the device memory that its caches hold is
-given back first.
+given back first. With the backend `compile` alone, what the caller has compiled is compiled again at its next use
+(backends.py).
 """
 
 import gc
@@ -26,11 +27,13 @@ from segbench.profiling.largest import search
 from segbench.profiling.memory import Job, Mib, unmeasured, weigh
 from segbench.profiling.scopes import Pipeline, pipeline
 from segbench.profiling.spec import ProfileSpec
-from segbench.profiling.timing import NOT_ASKED, Times, time_model
-from segbench.profiling.usage import Usage
-from segbench.profiling.variants import deviation, exact_logits, is_reference
+from segbench.profiling.timing import Times, time_model
+from segbench.profiling.usage import ASKED, Usage
+from segbench.profiling.variants import deviation, exact_logits, is_reference, without_zeros
 from segbench.profiling.workload import Factory, Images, random_batch, seeded
 from segbench.spec import write_size
+
+NO_TRAINING = "training memory not measured: training is false in the profile"
 
 
 class Ran(NamedTuple):
@@ -56,31 +59,24 @@ def profile(factory: Factory, num_classes: int, spec: ProfileSpec, device: str =
 
     `factory` gives a model from [n, 3, h, w] to logits [n, num_classes, h, w]; memory needs it picklable by name (a
     module's function or class, or a `functools.partial` of one), else its numbers are None with a note. In a scope
-    with `+input` the model's `input` goes from uint8 RGB [n, 3, h, w] to what it is fed. Raises `ModelError` when the
-    model cannot be built or run as asked, `SettingError` for a device that is not there.
+    with `+input` the model's `input` goes from uint8 RGB [n, 3, h, w] to what it is fed. Raises `SettingError`, before
+    anything is measured, for a device that is not there and for one that is not ours alone where `isolation` is
+    `error`; `ModelError` when the model cannot be built or run as asked, or somebody else came meanwhile.
     """
     chosen = existing_device(device)
-    with model_errors(f"profile at {write_size(spec.res)} on {chosen}"), guarded(chosen):
-        if chosen.type == "cuda":
-            torch.zeros(1, device=chosen)  # a context, without which NVML's list of processes cannot hold this one
-        strangers = check_isolation(cuda_uuid(chosen), spec.isolation)
+    where = f"profile at {write_size(spec.res)} on {chosen}"
+    with model_errors(where):
+        torch.zeros(1, device=chosen)  # a context, without which NVML's list of processes cannot hold this one
+    strangers = check_isolation(cuda_uuid(chosen), spec.isolation)
+    with model_errors(where), guarded(chosen):
         counted = complexity(factory, spec.res)
         ran = run_here(factory, num_classes, spec, chosen)
+        strangers += check_isolation(cuda_uuid(chosen), spec.isolation)
     weighed = weigh_all(factory, num_classes, spec, chosen)
     notes = (*strangers, *counted.notes, *ran.notes, *weighed.notes)
     return Usage(
+        **{key: getattr(spec, key) for key in ASKED},
         device=device_name(chosen),
-        res=spec.res,
-        protocol=spec.protocol,
-        scope=spec.scope,
-        frame=spec.frame,
-        precision=spec.precision,
-        backend=spec.backend,
-        channels_last=spec.channels_last,
-        cuda_graphs=spec.cuda_graphs,
-        time_batch=spec.time_batch,
-        train_memory_batch=spec.train_memory_batch,
-        infer_memory_batch=spec.infer_memory_batch,
         threads=torch.get_num_threads(),
         forward_ms=ran.times.forward,
         train_forward_ms=ran.times.train_forward,
@@ -151,6 +147,7 @@ def run_here(factory: Factory, num_classes: int, spec: ProfileSpec, device: torc
     In a function of its own, so that model and batch are gone before memory is measured.
     """
     network = seeded(factory, device)
+    filled = without_zeros(network)
     with (
         pipeline(network, spec, num_classes, device) as around_network,
         products_of(spec.precision, device),
@@ -165,10 +162,10 @@ def run_here(factory: Factory, num_classes: int, spec: ProfileSpec, device: torc
 
         region = around_network.through(variant, num_classes)
         with DeviceWatch(cuda_uuid(device)) as watch:
-            times = timed(network, trained, region, around_network, num_classes, spec, device, watch)
+            times = timed(trained, region, around_network, num_classes, spec, device, watch)
         energy = measured_energy(region, spec, device)
     energy_note = [energy.note] if energy.note else []
-    return Ran(times, energy, off, watch.state, (*forward.notes, *times.notes, *energy_note, *watch.notes))
+    return Ran(times, energy, off, watch.state, (*filled, *forward.notes, *times.notes, *energy_note, *watch.notes))
 
 
 def ready(
@@ -183,7 +180,6 @@ def ready(
 
 
 def timed(
-    network: nn.Module,
     trained: nn.Module | None,
     region: Callable[[], object],
     around_network: Pipeline,
@@ -192,23 +188,20 @@ def timed(
     device: torch.device,
     watch: DeviceWatch,
 ) -> Times:
-    """Training, where the backend has one, then inference."""
-    asked = spec if trained is not None else spec.model_copy(update={"training": False})
+    """Training, where it is asked for and the backend has one, then inference."""
     times = time_model(
-        network,
+        trained,
+        region,
         random_batch(spec.time_batch, spec.res, num_classes, device),
-        num_classes,
-        asked,
-        infer=region,
-        train=trained,
+        spec,
         images=around_network.images,
         around=partial(autocast_of, spec.precision, device),
         watch=watch,
     )
-    if spec.training and trained is None:
-        kept = [note for note in times.notes if note != NOT_ASKED]
-        return times._replace(notes=(f"training not timed: {spec.backend} only infers", *kept))
-    return times
+    if trained is not None:
+        return times
+    reason = f"{spec.backend} only infers" if spec.training else "training is false in the profile"
+    return times._replace(notes=(f"training not timed: {reason}", *times.notes))
 
 
 @torch.inference_mode()
@@ -237,12 +230,31 @@ def weigh_all(factory: Factory, num_classes: int, spec: ProfileSpec, device: tor
             precision=spec.precision,
             channels_last=spec.channels_last,
         )
-        weighed = weigh(job) if spec.memory else unmeasured(job, "memory not measured: memory is false in the profile")
+        left_out = not_weighed(job, spec)
+        weighed = unmeasured(job, left_out) if left_out else weigh(job)
         mib |= weighed.mib
         notes += weighed.notes
         if spec.largest_batch:
-            largest[job.mode], more = search(job)
+            largest[job.mode], more = search(job) if spec.training or not train else (None, (NO_TRAINING,))
             notes += more
-    if spec.memory and (spec.backend != "eager" or spec.cuda_graphs):
+    return Memory(mib, largest, (*notes, *memory_notes(spec)))
+
+
+def not_weighed(job: Job, spec: ProfileSpec) -> str | None:
+    """Why this memory was not asked for."""
+    if not spec.memory:
+        return "memory not measured: memory is false in the profile"
+    return NO_TRAINING if job.train and not spec.training else None
+
+
+def memory_notes(spec: ProfileSpec) -> list[str]:
+    """In what the memory is that of another thing than the times are."""
+    notes: list[str] = []
+    if not (spec.memory or spec.largest_batch):
+        return notes
+    if spec.backend != "eager" or spec.cuda_graphs:
         notes.append(f"memory is that of eager mode, not of {'CUDA graphs' if spec.cuda_graphs else spec.backend}")
-    return Memory(mib, largest, tuple(notes))
+    left_out = [f"+{part}" for part in spec.scope.split("+") if part not in ("model", "input")]
+    if left_out:
+        notes.append(f"memory is without {', '.join(left_out)} of the scope")
+    return notes

@@ -15,7 +15,7 @@ Protocol = Literal["steady", "caffe-time"]
 Backend = Literal["eager", "compile", "onnxruntime"]
 Isolation = Literal["warn", "error"]
 
-PROFILE_VERSION = 3
+PROFILE_VERSION = 4
 """Part of every profile's key: raised when a change changes what is measured."""
 
 PARTS = ("loader", "transfer", "input", "resize", "argmax")
@@ -57,7 +57,8 @@ class ProfileSpec(Spec):
     maps. Training passes include what comes before the network, not what comes after it.
 
     `precision`: `fp32` has neither TF32 nor any other short product; `bf16` and `fp16` are PyTorch's autocast.
-    `isolation` says what another process on the GPU does: `warn` notes it, `error` stops.
+    `training: false` leaves out training passes and training memory. `isolation` says what another process on the GPU
+    does: `warn` notes it, `error` stops before anything is measured, or fails what was measured beside it.
     """
 
     res: Size = (360, 480)
@@ -81,6 +82,10 @@ class ProfileSpec(Spec):
     backend: Backend = "eager"
     cuda_graphs: bool = False
     isolation: Isolation = "warn"
+
+    def measured(self) -> dict[str, Any]:
+        """The settings that may change a number: all but `isolation`, which says when there shall be none."""
+        return self.model_dump(exclude={"isolation"})
 
     @model_validator(mode="after")
     def _check(self) -> "ProfileSpec":

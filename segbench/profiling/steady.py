@@ -28,7 +28,7 @@ from segbench.profiling.usage import Samples
 
 WINDOW = 10
 """Samples by which a warm-up is judged, at the least: of two halves of five, U can tell chance from drift."""
-FEWEST = 6
+JUDGED_FROM = 6
 """Samples below which stability is not judged: the extremes of five do not hold the median with 95 %."""
 
 CHANCE = 1.96  # standard deviations of U: what remains within them 95 % of the time without any drift
@@ -45,14 +45,14 @@ def warm(times_ms: Sequence[float]) -> bool:
 
 
 def stable(times_ms: Sequence[float]) -> bool | None:
-    """Whether the samples came from one state of the machine; None below `FEWEST` samples, which cannot tell."""
-    return None if len(times_ms) < FEWEST else not unrest(times_ms)
+    """Whether the samples came from one state of the machine; None below `JUDGED_FROM` samples, which cannot tell."""
+    return None if len(times_ms) < JUDGED_FROM else not unrest(times_ms)
 
 
 def unrest(times_ms: Sequence[float]) -> str:
     """Why samples are not stable, in words; empty for stable ones. Shares are those of the median."""
     samples = Samples(measured_ms=tuple(times_ms))
-    if len(times_ms) < FEWEST or samples.interval is None:
+    if len(times_ms) < JUDGED_FROM or samples.interval is None:
         return f"{len(times_ms)} samples are too few to tell"
     if samples.median == 0:
         return "half of the samples are shorter than the clock can tell"

@@ -19,7 +19,7 @@ stop any region for longer than it lasts, is off inside them.
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -30,9 +30,8 @@ from segbench.profiling.failure import in_words
 from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.steady import stable, unrest, warm
 from segbench.profiling.usage import Samples
-from segbench.profiling.workload import Batch, Images, checked, loss_of
+from segbench.profiling.workload import Batch, Images, loss_of
 
-NOT_ASKED = "training not timed: training is false in the profile"
 FEWEST = 3
 """Samples that are measured however long they take."""
 
@@ -60,16 +59,13 @@ class Pass(NamedTuple):
 
 
 def time_model(
-    model: nn.Module,
+    trained: nn.Module | None,
+    infer: Region,
     batch: Batch,
-    num_classes: int,
     spec: ProfileSpec,
-    *,
-    infer: Region | None = None,
-    train: nn.Module | None = None,
-    images: Callable[[], Images] | None = None,
-    around: Around = nullcontext,
-    watch: Watch | None = None,
+    images: Callable[[], Images],
+    around: Around,
+    watch: Watch | None,
 ) -> Times:
     """Training, then inference. An inference that fails raises; a training pass that fails leaves a note instead.
 
@@ -77,18 +73,14 @@ def time_model(
     inference mode, which no backward accepts. Some sound models cannot train on one image (a normalisation over 1x1
     maps, as in DeepLabV3's pooled branch).
 
-    `infer` is timed as the forward as it is, in inference mode; without it that is the model, and `ModelError` is
-    raised when its output is no map of logits. `train` is the module in training passes (without it the model).
-    `images` makes what each pass is fed, inside what is timed (without it the batch's images are fed). `around` is set
-    around forward and loss, as autocast is. `watch` is asked after each region whether the device slows itself down.
+    `trained` is the module in training passes, None for none of them, and in eval mode afterwards. `infer` is timed as
+    the forward as it is, in inference mode. `images` makes what each training pass is fed, inside what is timed, in
+    place of the batch's own. `around` is set around the training forward and its loss, as autocast is. `watch` is asked
+    after each region whether the device slows itself down.
     """
-    device, trained = batch.images.device, model if train is None else train
-    images = images or (lambda: batch.images)
     training: dict[str, Samples] = {}
     notes: list[str] = []
-    if not spec.training:
-        notes.append(NOT_ASKED)
-    else:
+    if trained is not None:
         # Passes move the statistics of normalisations, and an infinite gradient, as fp16 may have, makes weights NaN.
         kept = [(tensor, tensor.detach().clone()) for tensor in (*trained.parameters(), *trained.buffers())]
         try:
@@ -100,23 +92,11 @@ def time_model(
             for tensor, before in kept:
                 tensor.copy_(before)
         del kept
-    model.eval()
-    forward, more = time_inference(infer or inference(model, images, num_classes, around), device, spec, watch)
+        trained.eval()
+    forward, more = time_inference(infer, batch.images.device, spec, watch)
     return Times(
         forward, training.get("train_forward"), training.get("backward"), training.get("step"), (*notes, *more)
     )
-
-
-def inference(model: nn.Module, images: Callable[[], Images], num_classes: int, around: Around) -> Region:
-    """The model on such images; its first run raises `ModelError` when the output is no map of logits."""
-    network = checked(model, num_classes)
-
-    def forward() -> Tensor:
-        fed = images()
-        with around():
-            return network(fed)
-
-    return forward
 
 
 @torch.inference_mode()
@@ -210,10 +190,10 @@ def steadily(endless: Iterator[Pass], name: str, spec: ProfileSpec) -> tuple[lis
     """Warm-up passes, measured ones, and notes where `max_seconds` ended either."""
     began, notes = time.perf_counter_ns(), []
     half, whole = (began + round(share * spec.max_seconds * 1e9) for share in (0.5, 1.0))
-    warmup, done = collect(endless, settled, spec.min_seconds, half)
+    warmup, done = collect(endless, to_settle, spec.min_seconds, half)
     if not done:
         notes.append(f"{name}: half of max_seconds ended its warm-up at pass {len(warmup)}, before it was steady")
-    measured, done = collect(endless, lambda taken: len(taken) >= spec.min_samples, spec.min_seconds, whole, FEWEST)
+    measured, done = collect(endless, lambda taken: spec.min_samples, spec.min_seconds, whole, FEWEST)
     if not done:
         notes.append(f"{name}: max_seconds ended its measurement after {len(measured)} samples")
     return warmup, measured, notes
@@ -221,24 +201,34 @@ def steadily(endless: Iterator[Pass], name: str, spec: ProfileSpec) -> tuple[lis
 
 def collect(
     endless: Iterator[Pass],
-    enough: Callable[[list[Pass]], bool],
+    wanted: Callable[[list[Pass]], int],
     min_seconds: float,
     deadline_ns: int,
     fewest: int = 1,
 ) -> tuple[list[Pass], bool]:
-    """Passes until they are enough and took `min_seconds` together (True), or until the deadline (False)."""
+    """Passes until there are as many as wanted that took `min_seconds` together (True), or the deadline (False).
+
+    `wanted` is asked when there are as many as it last said, and may then want more.
+    """
     taken: list[Pass] = []
-    seconds = 0.0
-    while seconds < min_seconds or not enough(taken):
+    seconds, goal = 0.0, 0
+    while True:
+        if seconds >= min_seconds and len(taken) >= goal:
+            goal = wanted(taken)
+            if len(taken) >= goal:
+                return taken, True
         if len(taken) >= fewest and time.perf_counter_ns() >= deadline_ns:
             return taken, False
         taken.append(next(endless))
         seconds += sum(taken[-1].times_ms) / 1e3
-    return taken, True
 
 
-def settled(warmup: Sequence[Pass]) -> bool:
-    return bool(warmup) and all(warm(column(warmup, index)) for index in range(len(warmup[0].times_ms)))
+def to_settle(warmup: Sequence[Pass]) -> int:
+    """As many passes as there are, where they have settled, else a tenth more: to judge a hundred thousand of them
+    takes longer than many a pass, and a device that waits meanwhile cools down."""
+    if warmup and all(warm(column(warmup, index)) for index in range(len(warmup[0].times_ms))):
+        return len(warmup)
+    return len(warmup) + max(1, len(warmup) // 10)
 
 
 def column(passes: Sequence[Pass], index: int) -> tuple[float, ...]:

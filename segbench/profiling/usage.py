@@ -15,6 +15,11 @@ from scipy.special import bdtr
 from segbench.errors import RecordError
 
 LEVEL = 0.95
+ASKED = (
+    *("res", "protocol", "scope", "frame", "precision", "backend", "channels_last", "cuda_graphs"),
+    *("time_batch", "train_memory_batch", "infer_memory_batch"),
+)
+"""What is written of the profile's settings."""
 REGIONS = ("forward_ms", "train_forward_ms", "backward_ms", "step_ms")
 
 

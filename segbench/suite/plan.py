@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from segbench.data import DATASETS
 from segbench.data.spec import DataSpec
 from segbench.engine.inference import PLAIN, Inference
+from segbench.engine.order import with_length
 from segbench.engine.recipe import TRAIN_VERSION, Recipe
 from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models import MODELS
@@ -62,8 +63,12 @@ class Run(Spec):
             return ()
         if self.recipe is None:
             return ("given",)
-        last = self.recipe.iterations
+        # Of a training that may stop early nobody knows yet where it ends.
+        last = "last" if self.recipe.patience else self.recipe.iterations or "last"
         return tuple(dict.fromkeys(str(last if at == "last" else at) for at in self.score.at))
+
+
+LENGTHS = {"iterations", "epochs"}
 
 
 class Given(NamedTuple):
@@ -114,14 +119,37 @@ def merged_recipe(suite: Suite, model: ModelSpec) -> Recipe | None:
     """The suite's recipe with the model's settings over it; None where nothing is trained."""
     if not model.train or (suite.recipe is None and not model.recipe):
         return None
-    return Recipe.model_validate({**(suite.recipe or {}), **model.recipe})
+    shared, own = dict(suite.recipe or {}), model.recipe
+    if LENGTHS & set(own):  # either of them replaces the other
+        shared = {key: value for key, value in shared.items() if key not in LENGTHS}
+    return Recipe.model_validate({**shared, **own})
+
+
+def with_lengths(runs: Sequence[Run], images: int | None) -> list[Run]:
+    """The runs with their epochs as iterations, given the number of training images; as they are where there is none.
+
+    Raises `SettingError` where a checkpoint is past the end, which was not known before.
+    """
+    return [run if run.recipe is None or images is None else with_length_of(run, run.recipe, images) for run in runs]
+
+
+def with_length_of(run: Run, recipe: Recipe, images: int) -> Run:
+    try:
+        found = with_length(recipe, images)
+        check_checkpoints(run.score, found)
+    except (ValueError, SettingError) as error:
+        raise SettingError(f"{run.where}: {error}") from None
+    return run.model_copy(update={"recipe": found})
 
 
 def check_checkpoints(score: ScoreSpec | None, recipe: Recipe | None) -> None:
     """Every checkpoint that is to be scored will exist."""
     if not score or not recipe:
         return
-    late = [at for at in score.at if isinstance(at, int) and at > recipe.iterations]
+    named = [at for at in score.at if isinstance(at, int)]
+    if named and recipe.patience:
+        raise ValueError(f"score.at: with patience a training may end before {named[0]}; write best or last")
+    late = [at for at in named if recipe.iterations and at > recipe.iterations]
     if late:
         raise ValueError(f"score.at: {late[0]} is past the last iteration ({recipe.iterations}); lower it")
     if "best" in score.at and recipe.validate_every is None:
@@ -183,7 +211,7 @@ def resolve_keys(
     model, weights = [*MODELS.identity(run.model, run.options), run.classes, given.code], given.weights
     score = run.score.model_dump(exclude={"at"}) if run.score else None
     recipe = run.recipe.model_dump() if run.recipe else None
-    profile = run.profile.model_dump() if run.profile else None
+    profile = run.profile.measured() if run.profile else None
     seen = data.get("train"), data.get("val") if run.recipe and run.recipe.validate_every else None
     train = digest([TRAIN_VERSION, model, recipe, run.seed, weights, *seen]) if recipe else None
     fed = run.input.model_dump() if run.input else None

@@ -52,16 +52,8 @@ def execute(prepared: Prepared, work: Work, results: Results, stages: Stages = L
         yield Started(run, number, len(prepared.runs), done)
         if done:
             continue
-        record = blank(run, keys, prepared)
-        try:
-            record = yield from perform(record, run, keys, prepared, frames, work, stages)
-            folder = results.write(run.suite, record, kept_files(record, keys, work))
-        except Exception as error:  # whatever it was, the other runs go on
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            text = traceback.format_exc()
-            record = replace(blank(run, keys, prepared), status="failed", reason=reason, traceback=text)
-            folder = results.write(run.suite, record, {})
-        yield Finished(record, folder)
+        record = yield from perform(run, keys, prepared, frames, work, stages)
+        yield Finished(record, results.write(run.suite, record, kept_files(record, keys, work)))
 
 
 def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
@@ -76,24 +68,27 @@ def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
 
 
 def perform(
-    record: Record,
-    run: Run,
-    keys: Keys,
-    prepared: Prepared,
-    frames: dict[str, Frames],
-    work: Work,
-    stages: Stages,
+    run: Run, keys: Keys, prepared: Prepared, frames: dict[str, Frames], work: Work, stages: Stages
 ) -> Generator[Event, None, Record]:
-    """The three stages, each adding to the record what it found."""
-    if run.recipe:
-        record = replace(record, training=(yield from stages.trained(run, keys, prepared, frames, work)))
-    for at in run.checkpoints:
-        facts = yield from stages.evaluated(run, at, keys, prepared, frames["test"], work)
-        record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
-    if run.profile:
-        costs = yield from stages.profiled(run, keys, prepared, work)
-        record = replace(record, usage=costs["usage"], profiled_on=costs["environment"])
+    """The three stages, each adding to the record what it found; what one that fails leaves is kept with the reason."""
+    record = blank(run, keys, prepared)
+    try:
+        if run.recipe:
+            record = replace(record, training=(yield from stages.trained(run, keys, prepared, frames, work)))
+        for at in run.checkpoints:
+            facts = yield from stages.evaluated(run, at, keys, prepared, frames["test"], work)
+            record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
+        if run.profile:
+            costs = yield from stages.profiled(run, keys, prepared, work)
+            record = replace(record, usage=costs["usage"], profiled_on=costs["environment"])
+    except Exception as error:  # whatever it was, the other runs go on
+        return replace(record, status="failed", reason=reason(error), traceback=traceback.format_exc())
     return record
+
+
+def reason(error: Exception) -> str:
+    """What was raised, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def blank(run: Run, keys: Keys, prepared: Prepared) -> Record:

@@ -48,7 +48,7 @@ def trained(
     assert run.recipe is not None and keys.train is not None and run.seed is not None
     keep = kept_iterations(prepared.runs, prepared.keys, keys.train)
     facts, place = work.facts("train", keys.train), work.place("train", keys.train)
-    if facts and kept_all(place, keep, facts["selected"]):
+    if facts and kept_all(place, {*keep, facts["iteration"]}, facts["selected"]):
         return facts
     if facts:
         # Finished once, for a suite that kept fewer checkpoints; what that one kept stays wanted.
@@ -72,12 +72,12 @@ def trained(
         keep=keep,
     )
     facts = asdict(progress) | {
-        "digest": weights_digest(place / f"{run.recipe.iterations}.safetensors"),
+        "digest": weights_digest(place / f"{progress.iteration}.safetensors"),
         "class_weights": None if weights is None else [round(float(w), 6) for w in weights],
         "environment": here(prepared),
     }
     work.finish("train", keys.train, facts)
-    (place / "resume.safetensors").unlink()
+    checkpoint.conclude(place, progress)
     return facts
 
 
@@ -102,7 +102,7 @@ def evaluated(
     model = network(run, prepared, begun=not keys.train)
     iteration = None
     if training and keys.train:
-        name = f"best-{training['selected']}" if at == "best" else at
+        name = {"best": f"best-{training['selected']}", "last": str(training["iteration"])}.get(at, at)
         iteration = checkpoint.load_weights(work.place("train", keys.train) / f"{name}.safetensors", model)
     folder, began = work.folder("evaluate", key), time.perf_counter()
     found = yield from evaluate(model, frames, prepared.num_classes, run.score, prepared.device, folder, run.inference)

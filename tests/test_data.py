@@ -1,12 +1,14 @@
 """Readers, datasets of files, preflight and class weights, on miniature datasets in the official layouts."""
 
 import io
+import math
 import pickle
 import re
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -658,6 +660,39 @@ def test_class_weights_worked_by_hand() -> None:
     # freq = 6/16, 3/8, 6/8; their median 3/8.
     assert class_weights("median-frequency", counts).tolist() == [1.0, 1.0, 0.5, 0.0]
     assert class_weights("natural", counts).tolist() == [1.0] * 4
+
+
+def test_inverse_log_weights_worked_by_hand() -> None:
+    # Shares 6/15, 3/15 and 6/15 of the valid pixels: 1 / ln 1.42 = 1 / 0.350657 and 1 / ln 1.22 = 1 / 0.198851.
+    counts = ClassCounts(np.array([6, 3, 6, 0]), np.array([16, 8, 8, 0]), 1000, 2)
+    expected = [2.85179068, 5.02889455, 2.85179068, 0.0]
+    assert class_weights("inverse-log", counts).tolist() == pytest.approx(expected, rel=1e-8)
+
+
+def test_effective_number_weights_worked_by_hand() -> None:
+    # 1, 1 and 2 of 4 pixels: beta = 3/4, 1 - beta**n = 1/4, 1/4, 7/16; 4, 4, 16/7 scaled to the sum 3.
+    counts = ClassCounts(np.array([1, 1, 0, 2]), np.array([8, 8, 0, 8]), 1000, 1)
+    expected = [4 * 3 / (72 / 7), 4 * 3 / (72 / 7), 0.0, 16 / 7 * 3 / (72 / 7)]
+    assert class_weights("effective-number", counts).tolist() == pytest.approx(expected, rel=1e-12)
+    single = ClassCounts(np.array([0, 1]), np.array([0, 1]), 0, 1)
+    assert class_weights("effective-number", single).tolist() == [0.0, 1.0]
+
+
+def test_effective_number_weights_keep_their_digits_over_many_pixels() -> None:
+    pixels = [3, 10**9, 2 * 10**9 - 3]
+    beta = 1 - Fraction(1, sum(pixels))
+    # (1 - b) / (1 - b**3) in fractions; 1 - b**n of a large n is 1 - exp(-n / N) to nine digits.
+    whole = [1 / (1 - beta**3), *(Fraction(1 / -math.expm1(-n / sum(pixels))) for n in pixels[1:])]
+    expected = [float(weight * 3 / sum(whole)) for weight in whole]
+    found = class_weights("effective-number", ClassCounts(np.array(pixels), np.array(pixels), 0, 1))
+    assert found.tolist() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["natural", "median-frequency", "inverse-log", "effective-number"])
+def test_every_rule_takes_a_split_of_nothing_but_void(name: str) -> None:
+    counts = count(np.full((2, 2), 3, np.uint8), 3)
+    assert class_weights(name, counts).tolist() == ([1.0] * 3 if name == "natural" else [0.0] * 3)
 
 
 def test_class_weights_follow_a_relabelling() -> None:

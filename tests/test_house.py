@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "segbench"
 # Left to right only; modules in one group stand side by side and do not import each other.
 ORDER = [
     {"errors", "spec"},
-    {"registry", "settings_file", "workers", "published", "precision"},
+    {"durable", "registry", "settings_file", "workers", "published", "precision"},
     {"models", "metrics"},
     {"data"},
     {"scoring"},
@@ -28,7 +28,9 @@ ORDER = [
     {"preparation"},
     {"stages"},
     {"pipeline"},
+    {"together", "fanout"},
     {"cli"},
+    {"__main__"},
 ]
 
 
@@ -134,12 +136,12 @@ def test_the_readme_holds_what_it_promises(tmp_path: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     for command in ("pip install -e . && segbench run suites/quickstart.yaml", "pip install -e '.[test]' && pytest"):
         assert f"```sh\n{command}\n```" in readme
-    first, models = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    first, models, recipe = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     (tmp_path / "first.yaml").write_text(first)
     _, runs = load(tmp_path / "first.yaml")
     assert len(runs) == 9
-    recipe = "recipe: {optimizer: {name: sgd, lr: 0.1}, batch_size: 4, iterations: 9}\nscore: {at: [last]}\n"
-    (tmp_path / "models.yaml").write_text(f"name: models\ndata: {{name: synthetic}}\n{models}{recipe}")
+    scored = "score: {at: [last]}\n"
+    (tmp_path / "models.yaml").write_text(f"name: models\ndata: {{name: synthetic}}\n{models}{recipe}{scored}")
     _, runs = load(tmp_path / "models.yaml", allow_code=True)
     assert [run.inference.name for run in runs].count("plain") == 5
     with pytest.raises(SettingError, match="--allow-code"):

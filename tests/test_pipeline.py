@@ -20,7 +20,7 @@ from segbench.models.build import build
 from segbench.pipeline import Finished, Started, execute
 from segbench.preparation import network, prepare
 from segbench.scoring.counts import Counts
-from segbench.store.files import Results, Work, only_one, record_folders
+from segbench.store.files import Results, Work, hold, record_folders
 from segbench.store.record import read_counts, read_record
 from segbench.suite.load import load
 
@@ -481,7 +481,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(suite: Path, segbench: Comma
 
 
 def test_one_process_a_work_folder(suite: Path, segbench: Command, capsys: Any) -> None:
-    with only_one(Path(".segbench")):
+    with hold(Path(".segbench"), "--work"):
         assert segbench("run", suite) == 2
     assert "another segbench works there" in capsys.readouterr().err
     assert not Path("results").exists()

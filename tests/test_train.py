@@ -8,7 +8,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segbench.data import open_dataset
@@ -16,17 +15,11 @@ from segbench.data.batches import Frames
 from segbench.data.class_weights import ClassWeights
 from segbench.data.spec import DataSpec
 from segbench.engine import batchnorm, checkpoint
+from segbench.engine.order import batch_indices
 from segbench.engine.recipe import Recipe
-from segbench.engine.train import (
-    Step,
-    TrainingError,
-    Validation,
-    image_order,
-    make_optimizer,
-    segmentation_loss,
-    train,
-    validate,
-)
+from segbench.engine.train import Step, TrainingError, Validation, seed_generators, train
+from segbench.engine.update import Loss, Update
+from segbench.engine.validation import validate
 from segbench.errors import RecordError
 
 CPU = torch.device("cpu")
@@ -80,85 +73,18 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     )
 
 
-def test_the_loss_is_the_weighted_sum_over_the_count_of_valid_pixels() -> None:
-    # Three pixels: class 0, class 1, void. Logits give -log p = log 2 and log 4; weights 1 and 3.
-    logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0], [5.0, 0.0]]).T.reshape(1, 2, 1, 3).float()
-    labels = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
-    expected = (1 * np.log(2) + 3 * np.log(4)) / 2
-    weights = torch.tensor([1.0, 3.0])
-    assert segmentation_loss(logits, labels, 2, weights).item() == pytest.approx(expected, rel=1e-6)
-    unweighted = (np.log(2) + np.log(4)) / 2
-    assert segmentation_loss(logits, labels, 2).item() == pytest.approx(unweighted, rel=1e-6)
-
-
-def test_the_loss_is_divided_by_the_weights_or_by_nothing_where_the_recipe_says_so() -> None:
-    # The same three pixels, and a fourth of class 1 with -log p = log 2.
-    logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0], [5.0, 0.0], [0.0, 0.0]]).T.reshape(1, 2, 2, 2).float()
-    labels = torch.tensor([[[0, 1], [2, 1]]], dtype=torch.uint8)
-    weights = torch.tensor([0.25, 0.125])
-    total = 0.25 * np.log(2) + 0.125 * (np.log(4) + np.log(2))
-    for normaliser, divisor in (("valid-pixels", 3), ("weights", 0.25 + 2 * 0.125), ("none", 1)):
-        loss = segmentation_loss(logits, labels, 2, weights, normaliser)  # type: ignore[arg-type]
-        assert loss.item() == pytest.approx(total / divisor, rel=1e-6), normaliser
-    torchs = F.cross_entropy(logits, labels.long(), weights, ignore_index=2)
-    assert segmentation_loss(logits, labels, 2, weights, "weights").item() == pytest.approx(torchs.item(), rel=1e-6)
-    plain = segmentation_loss(logits, labels, 2, None, "weights")
-    assert torch.equal(plain, segmentation_loss(logits, labels, 2))
-
-
 def test_the_normaliser_of_the_recipe_reaches_the_loss(tmp_path: Path, frames: dict[str, Frames]) -> None:
     first = {}
     for normaliser in ("valid-pixels", "none"):
         _, steps = begin(tmp_path / normaliser, frames, recipe(loss_normaliser=normaliser))
         first[normaliser] = next(steps).loss
         steps.close()
-    valid = (frames["train"].batch(image_order(10, 3, 0, 4)).labels != CLASSES).sum().item()
+    valid = (frames["train"].batch(batch_indices(10, 4, "wrap", 3, 0)).labels != CLASSES).sum().item()
     assert first["none"] == pytest.approx(first["valid-pixels"] * valid, rel=1e-5)
-
-
-@pytest.mark.parametrize("normaliser", ["valid-pixels", "weights", "none"])
-def test_a_batch_with_nothing_to_teach_has_loss_0(normaliser: Any) -> None:
-    logits = torch.zeros(1, 2, 1, 3, requires_grad=True)
-    void, worthless = torch.full((1, 1, 3), 2, dtype=torch.uint8), torch.zeros(1, 1, 3, dtype=torch.uint8)
-    for labels, weights in ((void, None), (void, torch.tensor([1.0, 3.0])), (worthless, torch.tensor([0.0, 3.0]))):
-        loss = segmentation_loss(logits, labels, 2, weights, normaliser)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        assert loss.item() == 0.0 and not gradient.any()
-
-
-def test_a_channel_for_void_is_never_taught_but_shares_the_softmax() -> None:
-    # Two classes and void's channel: p of the first pixel's class is 2 / (2 + 1 + 5), of the second's 1 / (1 + 1 + 2).
-    logits = torch.tensor([[2.0, 1.0, 5.0], [1.0, 1.0, 2.0], [1.0, 1.0, 1.0]]).log().T.reshape(1, 3, 1, 3)
-    logits = logits.clone().requires_grad_()
-    labels = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
-    loss = segmentation_loss(logits, labels, 2, torch.tensor([1.0, 3.0]))
-    assert loss.item() == pytest.approx((1 * np.log(4) + 3 * np.log(4)) / 2, rel=1e-6)
-    loss.backward()
-    # d loss / d logit of void = w p / 2: pushed down where a class is, untouched where the label is void.
-    assert logits.grad is not None
-    assert logits.grad[0, 2, 0].tolist() == pytest.approx([5 / 8 / 2, 3 * 2 / 4 / 2, 0])
-    by_weight = segmentation_loss(logits, labels, 2, torch.tensor([1.0, 3.0]), "weights")
-    assert by_weight.item() == pytest.approx(np.log(4), rel=1e-6)
-    assert segmentation_loss(logits, labels, 2).item() == pytest.approx(np.log(4), rel=1e-6)
-
-
-def test_logits_of_another_number_of_channels_are_our_bug() -> None:
-    labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
-    with pytest.raises(AssertionError, match="4 channels for 2 classes"):
-        segmentation_loss(torch.zeros(1, 4, 1, 1), labels, 2)
 
 
 def test_recipe_and_data_name_the_same_class_weights() -> None:
     assert get_args(Recipe.model_fields["class_weights"].annotation) == get_args(ClassWeights)
-
-
-def test_every_epoch_shows_each_image_once_and_batches_reach_over_its_end() -> None:
-    stream = image_order(10, 5, 0, 30)
-    for epoch in range(3):
-        assert sorted(stream[epoch * 10 : epoch * 10 + 10]) == list(range(10))
-    assert stream[:10] != stream[10:20]
-    assert [image_order(10, 5, first, 4) for first in range(0, 28, 4)] == [stream[i : i + 4] for i in range(0, 28, 4)]
-    assert image_order(3, 0, 0, 8) == image_order(3, 0, 0, 8) != image_order(3, 1, 0, 8)
 
 
 def test_training_learns_validates_and_keeps(tmp_path: Path, frames: dict[str, Frames]) -> None:
@@ -170,21 +96,29 @@ def test_training_learns_validates_and_keeps(tmp_path: Path, frames: dict[str, F
     assert [v.iteration for v in validations] == [20, 40, 60]
     assert validations[0].best
     best = max(validations, key=lambda v: v.score).iteration
+    best_before = max(validations[:-1], key=lambda v: v.score).iteration
     kept = {p.name for p in tmp_path.glob("*.safetensors")}
     assert kept == {
         "4.safetensors",
         "8.safetensors",
         "60.safetensors",
-        f"best-{best}.safetensors",
+        *(f"best-{iteration}.safetensors" for iteration in {best, best_before}),
         "resume.safetensors",
-    }
+        "resume.previous.safetensors",
+    }, "nothing that either state needs is gone"
     assert checkpoint.load_weights(tmp_path / f"best-{best}.safetensors", Tiny()) == best
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": {"name": "adamw", "lr": 0.01}}, {"norm_statistics": "training-set"}],
-    ids=["sgd", "adamw", "training-set"],
+    [
+        {},
+        {"optimizer": {"name": "adamw", "lr": 0.01}, "precision": "bf16", "activation_checkpointing": True},
+        {"norm_statistics": "training-set", "schedule": {"name": "poly", "warmup": 3}},
+        {"augment": {"flip": 0.5, "scale": [0.5, 2], "crop": [20, 28], "hue": 0.2}, "accumulate": 2},
+        {"last_batch": "keep", "augment": {"flip": 0.5}, "precision": "fp16", "channels_last": True},
+    ],
+    ids=["sgd", "adamw", "training-set", "augmented", "short batches"],
 )
 @pytest.mark.parametrize("stop", [1, 4, 7, 11, 12])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
@@ -316,45 +250,98 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, frames: dict[str, Frames])
         next(steps)
 
 
-class Grouped(Tiny):
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        names = dict(self.named_parameters())
-        biases = [p for n, p in names.items() if n.endswith("bias")]
-        others = [p for n, p in names.items() if not n.endswith("bias")]
-        return [
-            {"params": others, "lr_multiplier": 1.0, "decay_multiplier": 1.0},
-            {"params": biases, "lr_multiplier": 2.0, "decay_multiplier": 0.0},
-        ]
-
-
-def test_multipliers_reach_the_optimizer_unless_the_recipe_says_none() -> None:
-    given = recipe(optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.01})
-    groups = make_optimizer(Grouped(), given).param_groups
-    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.01), (0.2, 0.0)]
-    groups = make_optimizer(Grouped(), recipe(multipliers="none")).param_groups
-    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 5e-4)]
-
-
-def test_one_step_is_caffes_step() -> None:
-    # v = momentum * v + lr * (grad + decay * w); w -= v, twice, against torch's form at a fixed rate.
-    weight = nn.Parameter(torch.tensor([2.0]))
-    holder = nn.Module()
-    holder.register_parameter("weight", weight)
-    optimizer = make_optimizer(
-        holder, recipe(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5})
-    )
-    w, v = 2.0, 0.0
-    for gradient in (1.0, -3.0):
-        weight.grad = torch.tensor([gradient])
-        optimizer.step()
-        v = 0.9 * v + 0.1 * (gradient + 0.5 * w)
-        w -= v
-    assert weight.item() == pytest.approx(w, rel=1e-6)
-
-
 def test_frames_are_those_of_the_dataset(frames: dict[str, Frames]) -> None:
     batch = frames["train"].batch([7, 2, 7])
     for place, index in enumerate((7, 2, 7)):
         sample = frames["train"].dataset[index]
         assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), sample.image)
         assert np.array_equal(batch.labels[place].numpy(), sample.labels)
+
+
+def test_the_rates_follow_the_schedule(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    real = torch.optim.SGD.step
+
+    def noted(self: torch.optim.SGD, *rest: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *rest)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    given = recipe(iterations=4, validate_every=None, schedule={"name": "poly", "power": 1})
+    for _ in begin(tmp_path, frames, given)[1]:
+        pass
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_every_pass_of_an_update_sees_other_images(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    real = Frames.batch
+
+    def noted(self: Frames, indices: Any, *rest: Any) -> Any:
+        if self is frames["train"]:
+            seen.append(list(indices))
+        return real(self, indices, *rest)
+
+    monkeypatch.setattr(Frames, "batch", noted)
+    _, steps = begin(tmp_path, frames, recipe(iterations=5, accumulate=2, validate_every=None))
+    events = list(steps)
+    assert seen == [batch_indices(10, 4, "wrap", 3, number) for number in range(10)]
+    assert [event.iteration for event in events] == [1, 2, 3, 4, 5]
+
+
+def test_a_training_stops_when_the_score_has_not_risen(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {2: 0.2, 4: 0.5, 6: 0.5, 8: 0.4, 10: 0.9}
+    iterations = iter(scores)
+    monkeypatch.setattr("segbench.engine.train.validate", lambda *_: scores[next(iterations)])
+    given = recipe(iterations=12, validate_every=2, patience=4)
+    _, steps = begin(tmp_path, frames, given)
+    progress = run_to_end(steps)
+    assert (progress.iteration, progress.selected, len(progress.losses)) == (8, 4, 8)
+    assert (tmp_path / "8.safetensors").exists()
+    _, steps = begin(tmp_path, frames, given)
+    assert list(steps) == [], "what has stopped does not go on"
+
+
+def test_losses_are_read_one_iteration_late_and_all_before_anything_is_saved(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = Update.__call__
+    monkeypatch.setattr(Update, "__call__", lambda self, given: (seen.append("q"), real(self, given))[1])
+    monkeypatch.setattr(Loss, "item", lambda self: (seen.append("r"), float(self.value))[1])
+    monkeypatch.setattr(checkpoint, "save_weights", lambda *_: seen.append("saved"))
+    monkeypatch.setattr(checkpoint, "save_state", lambda *_: seen.append("state"))
+    _, steps = begin(tmp_path, frames, recipe(iterations=5, validate_every=None))
+    run_to_end(steps)
+    # Iterations 4 (asked for) and 5 (the last) are saved.
+    assert seen == [*"q", *"qr", *"qr", *"qrr", "saved", "state", *"qr", "saved", "state"]
+
+
+def test_random_numbers_follow_from_seed_and_iteration() -> None:
+    drawn = {}
+    for seed, iteration in ((1, 0), (1, 1), (2, 0), (1, 0)):
+        seed_generators(seed, iteration)
+        drawn.setdefault((seed, iteration), []).append(float(torch.rand(())))
+    first, again = drawn[1, 0]
+    assert first == again and len({values[0] for values in drawn.values()}) == 3
+
+
+def test_how_long_the_network_had_no_images_is_told(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Frames.batch
+
+    def slow(self: Frames, indices: Any, *rest: Any) -> Any:
+        time.sleep(0.05)
+        return real(self, indices, *rest)
+
+    monkeypatch.setattr(Frames, "batch", slow)
+    _, steps = begin(tmp_path, frames, recipe(iterations=6, validate_every=None))
+    progress = run_to_end(steps)
+    assert 0.1 < progress.waited_s < progress.seconds

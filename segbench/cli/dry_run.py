@@ -11,7 +11,7 @@ from segbench.errors import DataError
 from segbench.profiling.spec import ProfileSpec
 from segbench.spec import write_size
 from segbench.store.files import Results, Work
-from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys
+from segbench.suite.plan import Keys, Run, given, needed_splits, resolve_keys, with_lengths
 from segbench.suite.schema import Suite
 
 
@@ -23,6 +23,7 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
         datasets = open_splits(runs[0].data, needed_splits(runs), data)
     except DataError as error:
         console.print(f"The data is not here, so nothing is known to be done: {error}", style="yellow", soft_wrap=True)
+    runs = with_lengths(runs, len(datasets["train"]) if "train" in datasets else None)
     digests = {split: dataset.digest() for split, dataset in datasets.items()}
     known = bool(digests) or runs[0].data is None
     table = Table("Run", "Train", "Score", "Profile", title=f"{suite.name}: {len(runs)} runs", title_justify="left")
@@ -52,8 +53,10 @@ def training_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> t
     if finished:
         return "done", 0
     begun = keys and keys.train and (work.place("train", keys.train) / "resume.safetensors").exists()
-    words = f"{'goes on, of ' if begun else ''}{recipe.iterations} iterations of {recipe.batch_size}"
-    return words, recipe.iterations * recipe.batch_size
+    images = recipe.batch_size * recipe.accumulate
+    length = f"{recipe.iterations} iterations of {images}" if recipe.iterations else f"{recipe.epochs} epochs"
+    words = f"{'goes on, of ' if begun else ''}{'at most ' if recipe.patience else ''}{length}"
+    return words, (recipe.iterations or 0) * images
 
 
 def kept(run: Run, keys: Keys | None, work: Work) -> bool:
@@ -61,7 +64,7 @@ def kept(run: Run, keys: Keys | None, work: Work) -> bool:
     if not keys or not keys.train or not work.facts("train", keys.train):
         return False
     place = work.place("train", keys.train)
-    return all((place / f"{at}.safetensors").is_file() for at in run.checkpoints if at != "best")
+    return all((place / f"{at}.safetensors").is_file() for at in run.checkpoints if at.isdigit())
 
 
 def scoring_words(run: Run, keys: Keys | None, work: Work, finished: bool) -> str:
@@ -102,7 +105,8 @@ def speed_words(runs: list[Run], todo: list[Run], results: Path) -> str:
             record = read_record(folder)
             if record.training and record.run["suite"] == runs[0].suite:
                 rates[record.run["label"]] = record.training["seconds"] / record.training["iteration"]
-    estimates = [rates[r.label] * r.recipe.iterations for r in todo if r.recipe and r.label in rates]
+    lengths = {r.label: r.recipe.iterations for r in todo if r.recipe and r.recipe.iterations}
+    estimates = [rates[r.label] * lengths[r.label] for r in todo if r.label in rates and r.label in lengths]
     if not estimates:
         return "No earlier record of this suite says how long that takes."
     return (

@@ -84,7 +84,7 @@ class Lines:
         match event:
             case Started():
                 self.run = f"[{event.number}/{event.total}] {event.run.name}"
-                self.iterations = event.run.recipe.iterations if event.run.recipe else 0
+                self.iterations = (event.run.recipe and event.run.recipe.iterations) or 0
                 self.first = None
                 self.say("has a record already" if event.skipped else "started")
             case Validation():

@@ -47,14 +47,14 @@ def run(
     from segbench.cli.progress import follow
     from segbench.engine.device import resolve_device
     from segbench.preparation import prepare
-    from segbench.store.files import Results, Work, check_folder, only_one
+    from segbench.store.files import Results, Work, check_folder, hold
 
     check_folder(results, "--results")
     check_folder(work, "--work")
     target = resolve_device(device)
     with Console(stderr=True).status("checking every image, setting and model ..."):
         prepared = prepare(runs, target, data)
-    with only_one(work):
+    with hold(work, "--work"), hold(results / described.name, "--results"):
         complete = follow(prepared, Work(work), Results(results))
 
     from segbench.report import render, tables

@@ -1,19 +1,31 @@
-"""Frames of a dataset as torch tensors, decoded once and kept as uint8.
+"""Frames of a dataset as torch tensors: decoded once and kept as uint8 where they fit into memory, else decoded anew.
 
-A frame is decoded when it is first asked for and stays in memory (4 bytes a pixel with its labels): 367 CamVid
-frames of 360x480 take 254 MB. Torch enters the data here and nowhere before.
+A split of n frames of h x w takes 4 n h w bytes with its labels: 254 MB for the 367 frames of CamVid at 360x480. It is
+kept when that is at most half of what this process may take (`memory.py`) at the moment its first batch is asked for,
+so that splits filled earlier count as taken; processes that torchrun starts on one machine share the half. A frame of
+a kept split is decoded when it is first asked for. A split that does not fit keeps nothing.
+
+Files are decoded by threads, which Pillow lets run side by side; so all of them fill one and the same memory, and
+nothing is copied between processes. Torch enters the data here and nowhere before.
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from segbench.data.dataset import Dataset
+from segbench.data.memory import available_bytes
+from segbench.workers import processors
+
+SHARE = 0.5
+"""Of the available memory, what the frames of one split may take."""
 
 
 class Batch(NamedTuple):
@@ -23,33 +35,86 @@ class Batch(NamedTuple):
     labels: UInt8[Tensor, "n h w"]
 
 
+class Arrays(NamedTuple):
+    """The same before they are tensors: threads that copy NumPy arrays start no threads of torch's."""
+
+    images: UInt8[np.ndarray, "n 3 h w"]
+    labels: UInt8[np.ndarray, "n h w"]
+
+
 class Frames:
-    """The frames of one split, by index."""
+    """The frames of one split, by index. One that is never asked for a batch takes no memory and no thread."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.names = list(dataset.names)
-        height, width = dataset.size
-        # Memory that is never written is never taken, so a split that is not used costs nothing.
-        self.images = torch.empty((len(dataset), 3, height, width), dtype=torch.uint8)
-        self.labels = torch.empty((len(dataset), height, width), dtype=torch.uint8)
         self._decoded = [False] * len(dataset)
-        self._pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+        self._kept: Arrays | None = None
+        self._fits: bool | None = None
+        self._deciding = threading.Lock()
+        # Starts threads when there is work, and ends them when this object is gone.
+        self._pool = ThreadPoolExecutor(max_workers=processors(), thread_name_prefix="decode")
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
-        """The frames of `indices`, in that order, on a device."""
-        missing = sorted({i for i in indices if not self._decoded[i]})
-        list(self._pool.map(self._decode, missing))
-        chosen = torch.as_tensor(indices)
-        return Batch(
-            self.images[chosen].to(device, non_blocking=True), self.labels[chosen].to(device, non_blocking=True)
-        )
+    def __reduce__(self) -> tuple[Callable[[Dataset], "Frames"], tuple[Dataset]]:
+        return Frames, (self.dataset,)  # another process decodes for itself
 
-    def _decode(self, index: int) -> None:
-        sample = self.dataset[index]
-        self.images[index] = torch.from_numpy(sample.image.copy()).permute(2, 0, 1)
-        self.labels[index] = torch.from_numpy(sample.labels.copy())
-        self._decoded[index] = True
+    @property
+    def size_bytes(self) -> int:
+        """What keeping all frames takes."""
+        height, width = self.dataset.size
+        return 4 * len(self) * height * width
+
+    @property
+    def fits(self) -> bool:
+        """Whether decoded frames are kept; decided once."""
+        with self._deciding:
+            if self._fits is None:
+                processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
+                self._fits = self.size_bytes * processes <= SHARE * available_bytes()
+                # Memory that is never written is never taken.
+                self._kept = self._arrays(len(self)) if self._fits else None
+            return self._fits
+
+    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
+        """The frames of `indices`, in that order, on a device, for the caller to keep. May be called from any thread.
+
+        A GPU's are copied in the order of its current stream; nothing waits for it. Raises `DataError` where a file
+        can no longer be read.
+        """
+        if self.fits:
+            assert self._kept is not None
+            # Two callers that miss the same frame both decode it, to the same bytes.
+            missing = sorted({index for index in indices if not self._decoded[index]})
+            self._decode(zip(missing, missing, strict=True), self._kept)
+            for index in missing:
+                self._decoded[index] = True
+            chosen = np.array(indices, np.intp)
+            arrays = Arrays(*(np.take(kept, chosen, axis=0) for kept in self._kept))
+        else:
+            arrays = self._arrays(len(indices))
+            self._decode(enumerate(indices), arrays)
+        return Batch(*(_upload(torch.from_numpy(array), torch.device(device)) for array in arrays))
+
+    def _arrays(self, count: int) -> Arrays:
+        height, width = self.dataset.size
+        return Arrays(np.empty((count, 3, height, width), np.uint8), np.empty((count, height, width), np.uint8))
+
+    def _decode(self, places: Iterable[tuple[int, int]], arrays: Arrays) -> None:
+        """Write the frame of each (place, index) into its place."""
+
+        def one(place: int, index: int) -> None:
+            sample = self.dataset[index]
+            arrays.images[place], arrays.labels[place] = sample.image.transpose(2, 0, 1), sample.labels
+
+        list(self._pool.map(lambda pair: one(*pair), places))
+
+
+def _upload(host: Tensor, device: torch.device) -> Tensor:
+    """From pinned memory, which torch keeps until the copy is done: any other copy waits for what the GPU is doing."""
+    if device.type != "cuda":
+        return host.to(device)
+    with torch.cuda.device(device):  # pinning in a new thread would otherwise open the first GPU
+        return host.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Class weights of the loss: natural (all 1), median frequency, and those shipped with the released networks.
+"""Class weights of the loss: natural (all 1), three rules over the training labels, and those shipped with networks.
 
 Median frequency is of Eigen & Fergus, ICCV 2015, as Badrinarayanan, Kendall & Cipolla use it: weight(c) = median of
 freq / freq(c), where freq(c) is the number of pixels of c divided by the number of pixels of the images in which c
@@ -9,13 +9,22 @@ occurs. Conventions:
   split would ever use its weight, and an infinite one would turn 0 x inf into NaN in the loss.
 - Pixels are counted at the dataset's size.
 
+Inverse log is of ENet (Paszke et al., arXiv:1606.02147): weight(c) = 1 / ln(1.02 + p(c)). Effective number is of Cui et
+al., CVPR 2019 (arXiv:1901.05555): weight(c) = (1 - beta) / (1 - beta ** n(c)), beta = (N - 1) / N, then scaled so that
+the weights of the occurring classes sum to their number. Conventions:
+
+- n(c) are the pixels of c in the split, p(c) is their share of its valid pixels: void has no part in either.
+- Cui et al. leave N open (they search beta from 0.9 to 0.9999, over images); here it is the number of valid pixels, so
+  that nothing is to be tuned. As n is at most N, the weights are close to those of 1 / (1 - exp(-p)).
+- A class that occurs nowhere gets weight 0, as above, where the rules would give it 50.5 and infinity.
+
 Shipped weights are the numbers printed in the loss layer of SegNet's training files, which a dataset class holds in
 `shipped_weights`. They are copied because they cannot be computed: on CamVid's released labels the rule above gives
 SignSymbol 3.85, the files 9.64. Counting void as a twelfth class comes closest, within 11 % on the ten other classes,
 and gives SignSymbol 3.53; which labels or rule were used was never said. They are used as they stand at any size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -78,7 +87,9 @@ def class_weights(
         raise SettingError(f'unknown class weights "{name}"{did_you_mean(name, known)} (known: {", ".join(known)})')
     if name == "natural":
         return np.ones(counts.pixels.size)
-    return of_release(counts.pixels.size, shipped) if name == "shipped" else median_frequency(counts)
+    if name == "shipped":
+        return of_release(counts.pixels.size, shipped)
+    return RULES[name](counts)
 
 
 def of_release(num_classes: int, shipped: Sequence[float] | None) -> Float64[np.ndarray, "classes"]:
@@ -100,3 +111,31 @@ def median_frequency(counts: ClassCounts) -> Float64[np.ndarray, "classes"]:
         frequency = counts.pixels[present] / counts.image_pixels[present]
         weights[present] = np.median(frequency) / frequency
     return weights
+
+
+def inverse_log(counts: ClassCounts) -> Float64[np.ndarray, "classes"]:
+    """1 / ln(1.02 + share of the valid pixels): 1.42 for the only class, up to 50.5 for the rarest."""
+    weights = np.zeros(counts.pixels.size)
+    present = counts.pixels > 0
+    weights[present] = 1 / np.log(1.02 + counts.pixels[present] / counts.pixels.sum())
+    return weights
+
+
+def effective_number(counts: ClassCounts) -> Float64[np.ndarray, "classes"]:
+    """(1 - beta) / (1 - beta ** pixels), scaled to mean 1 over the classes that occur."""
+    weights = np.zeros(counts.pixels.size)
+    present = counts.pixels > 0
+    if present.any():
+        with np.errstate(divide="ignore"):  # of a single pixel beta is 0 and its logarithm -inf, which is meant
+            log_beta = np.log1p(-1 / counts.pixels.sum())
+        # 1 - beta is the same for all and cancels; beta ** n itself would lose the digits of beta, which is nearly 1.
+        share = 1 / -np.expm1(counts.pixels[present] * log_beta)
+        weights[present] = share / share.mean()
+    return weights
+
+
+RULES: dict[str, Callable[[ClassCounts], Float64[np.ndarray, "classes"]]] = {
+    "median-frequency": median_frequency,
+    "inverse-log": inverse_log,
+    "effective-number": effective_number,
+}

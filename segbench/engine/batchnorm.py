@@ -15,12 +15,15 @@ Conventions:
 - A layer given one value a channel has no variance to tell, and keeps what it had. Layers that are frozen keep theirs.
 
 Departures: Caffe's script makes N // B + N % B passes over a data layer that shuffles and wraps (94 at N = 367, B = 4).
-Here each image comes once, in order, and the last batch is filled from the beginning. Nothing random is drawn. The
-statistics are those of one process: a `SyncBatchNorm` that spans several would need all of their values counted.
+Here each image comes once, in order, and the last batch is filled from the beginning. Nothing random is drawn.
+
+Of several processes each makes the whole pass, so all come to the same statistics without a word. A `SyncBatchNorm`,
+which would find as many copies of every value as there are processes, normalises like any other layer meanwhile.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +87,8 @@ def tallied(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[list[Tally]]
     before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]  # type: ignore[union-attr]
     model.eval()
     for layer in layers:
+        if isinstance(layer, nn.SyncBatchNorm):
+            layer.forward = MethodType(_BatchNorm.forward, layer)  # type: ignore[method-assign]
         # The flag and not `train()`, which would reach the dropout that some libraries keep inside their layers.
         layer.training, layer.momentum = True, 1.0
     try:
@@ -92,4 +97,5 @@ def tallied(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[list[Tally]]
         model.eval()
         for handle, layer, (momentum, batches) in zip(handles, layers, before, strict=True):
             handle.remove()
+            layer.__dict__.pop("forward", None)
             layer.momentum, layer.num_batches_tracked = momentum, batches

@@ -1,6 +1,11 @@
-"""Label maps from a network, in the way that the inference settings name; they stay where they were made."""
+"""Label maps from a network, in the way that the inference settings name; they stay where they were made.
+
+Of several processes each takes every so-many-th of the batches that one process would make: the same images stand
+together in a forward pass, so the label maps are the same.
+"""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +14,7 @@ from torch import Tensor, nn
 
 from segbench.data.batches import Frames
 from segbench.engine.dense_crf import DenseCrf, refine_all
+from segbench.engine.distributed import processes, rank
 from segbench.engine.inference import PLAIN, Inference, MonteCarlo, Plain
 from segbench.engine.monte_carlo import sample
 
@@ -35,14 +41,20 @@ class Predicted(NamedTuple):
 def predict(
     model: nn.Module, frames: Frames, device: torch.device, inference: Inference = PLAIN
 ) -> Iterator[Predicted]:
-    """Every frame in order, up to PREDICT_BATCH at a time."""
+    """Every frame of this process's batches in order, up to PREDICT_BATCH at a time."""
     model.to(device).eval()
     ways: dict[type, Any] = {Plain: _plain, MonteCarlo: _monte_carlo, DenseCrf: _refined}
-    done = 0
+    own = chain.from_iterable(own_batches(len(frames)))
     for maps in ways[type(inference)](model, frames, device, inference):
-        indices = range(done, done + len(maps.labels))
-        done = indices.stop
+        indices = list(islice(own, len(maps.labels)))
         yield Predicted([frames.names[i] for i in indices], frames.batch(indices).labels, *maps)
+
+
+def own_batches(total: int) -> list[range]:
+    """Which of `total` frames this process predicts: of the batches in order, those numbered rank, rank + processes
+    and so on. The last batch is short where PREDICT_BATCH does not divide."""
+    starts = range(0, total, PREDICT_BATCH)[rank() :: processes()]
+    return [range(first, min(first + PREDICT_BATCH, total)) for first in starts]
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
@@ -70,7 +82,7 @@ def _plain(model: nn.Module, frames: Frames, device: torch.device, _: Plain) -> 
 
 def _monte_carlo(model: nn.Module, frames: Frames, device: torch.device, settings: MonteCarlo) -> Iterator[Maps]:
     """An image at a time; its seed is its place in the split."""
-    for index in range(len(frames)):
+    for index in chain.from_iterable(own_batches(len(frames))):
         image = model.input(upload(frames.batch([index]).images, device))  # type: ignore[operator]
         found = sample(model, image, settings.samples, seed=index)
         yield Maps(largest(found.probabilities[None]), found.uncertainty[None])
@@ -79,14 +91,15 @@ def _monte_carlo(model: nn.Module, frames: Frames, device: torch.device, setting
 def _refined(model: nn.Module, frames: Frames, device: torch.device, settings: DenseCrf) -> Iterator[Maps]:
     """The network makes logits here while other processes refine earlier ones; their maps are on the host."""
     logits = (one for batch in _logits(model, frames, device) for one in batch.float().cpu().numpy())
-    images = (frames.batch([index]).images[0].permute(1, 2, 0).numpy() for index in range(len(frames)))
+    own = chain.from_iterable(own_batches(len(frames)))
+    images = (frames.batch([index]).images[0].permute(1, 2, 0).numpy() for index in own)
     for labels in refine_all(zip(images, logits, strict=True), settings):
         yield Maps(torch.from_numpy(labels)[None])
 
 
 def _logits(model: nn.Module, frames: Frames, device: torch.device) -> Iterator[Float[Tensor, "n k h w"]]:
-    for first in range(0, len(frames), PREDICT_BATCH):
-        images = upload(frames.batch(range(first, min(first + PREDICT_BATCH, len(frames)))).images, device)
+    for indices in own_batches(len(frames)):
+        images = upload(frames.batch(indices).images, device)
         with torch.inference_mode():
             logits = model(model.input(images))  # type: ignore[operator]
         yield logits  # out here: whoever is given them must not find itself in inference mode

@@ -20,10 +20,11 @@ TRAIN_VERSION = 2
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Factor = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 LossNormaliser = Literal["valid-pixels", "weights", "none"]
+LastBatch = Literal["wrap", "keep", "drop"]
 NormStatistics = Literal["running", "training-set"]
 
 
@@ -83,7 +84,7 @@ class Recipe(Spec):
     iterations: PositiveInt | None = None
     epochs: PositiveInt | None = None
     """Instead of `iterations`; `with_length` turns them into iterations when the number of images is known."""
-    last_batch: Literal["wrap", "keep", "drop"] = "wrap"
+    last_batch: LastBatch = "wrap"
     """What becomes of an epoch's last batch where the images run out: `wrap` fills it from the next epoch, as Caffe's
     data layer does; `keep` leaves it short; `drop` leaves it out."""
     class_weights: ClassWeights = "natural"
@@ -126,6 +127,8 @@ class Recipe(Spec):
     def _has_a_length(self) -> "Recipe":
         if self.iterations is None and self.epochs is None:
             raise ValueError("a recipe needs `iterations` or `epochs`; add one of them")
+        if self.iterations and self.epochs:
+            raise ValueError("iterations and epochs both say how long to train; leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
 """How the learning rate goes over a training: pure functions of progress. No torch here.
 
 A schedule says what the rate of every parameter group is multiplied by in the update that follows `done` of `total`
-updates. `step` is Caffe's (one factor each `every` updates), `poly` is Caffe's and DeepLab's (1 - done / total) ** power,
-`cosine` that of Loshchilov & Hutter (arXiv:1608.03983) without restarts. `warmup` updates at the beginning climb in
-a straight line to what the schedule says (Goyal et al., arXiv:1706.02677); they do not shift it.
+updates. `step` is Caffe's (one factor each `every` updates), `poly` is Caffe's and DeepLab's (1 - done / total) **
+power, `cosine` that of Loshchilov & Hutter (arXiv:1608.03983) without restarts. In the first `warmup` updates that
+factor is itself multiplied by 1, 2, ... of `warmup` + 1 parts (Goyal et al., arXiv:1706.02677): a straight climb to
+`fixed`, which shifts no schedule.
 """
 
 import math
@@ -46,9 +47,7 @@ class Cosine(Warmup):
     end: Share = 0.0
 
 
-Schedule = Annotated[
-    Annotated[Fixed | Step | Poly | Cosine, Field(discriminator="name")], BeforeValidator(name_alone)
-]
+Schedule = Annotated[Annotated[Fixed | Step | Poly | Cosine, Field(discriminator="name")], BeforeValidator(name_alone)]
 
 
 def factor(schedule: Fixed | Step | Poly | Cosine, done: int, total: int) -> float:

@@ -1,8 +1,12 @@
 """Training as a generator: it yields each step and each validation, and can be left and taken up at any of them.
 
-The loss is weighted cross-entropy, summed over the batch and divided as the recipe says: by the number of valid pixels
-unless told otherwise, as caffe-segnet's `SoftmaxWithLoss` does with `normalize: true`. Images come in a new order each
-epoch, and a batch may reach over the end of one into the next (Caffe's data layer).
+What an iteration does follows from the recipe, the seed, the iteration and the state before it alone: the images
+(`order.py`), how they are augmented (`augment.py`) and every random number that the network draws, whose generators are
+seeded anew for each iteration. So the state to go on from is weights, optimizer and history, and a training that was
+killed and goes on is the training that was not.
+
+Losses are read one iteration late: reading one waits for the device, which would wait for the host in turn. Whatever is
+saved is saved after its losses have been read, so no checkpoint holds weights behind a loss that is not finite.
 
 Training never reads the statistics that batch normalisation stores, so replacing them before a validation or a
 checkpoint (`batchnorm.py`) changes no weight. Whatever interrupts such a pass, the state saved before it stands.
@@ -10,28 +14,39 @@ checkpoint (`batchnorm.py`) changes no weight. Whatever interrupts such a pass, 
 
 import math
 import time
-from collections.abc import Callable, Collection, Generator
+from collections import deque
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from segbench.data.batches import Batch, Frames
+from segbench.data.prefetch import prefetched
 from segbench.engine import batchnorm, checkpoint
+from segbench.engine.augment import augmented, image_seeds
 from segbench.engine.checkpoint import Progress
-from segbench.engine.counting import confusion_sum
-from segbench.engine.predict import predict
-from segbench.engine.recipe import LossNormaliser, Recipe, Sgd
-from segbench.metrics import region
+from segbench.engine.determinism import computing
+from segbench.engine.distributed import rank, share
+from segbench.engine.loss import segmentation_loss
+from segbench.engine.optimizer import make_optimizer, set_rates
+from segbench.engine.order import batch_indices
+from segbench.engine.recipe import Recipe
+from segbench.engine.schedule import factor
+from segbench.engine.update import Loss, Update
+from segbench.engine.validation import is_best, is_due, out_of_patience, validate
 
 SAVE_EVERY_S = 60.0
 """A training that is killed loses at most about this much, and the pass over data that it was in; one that is
 interrupted between steps loses nothing."""
+
+UNREAD = 1
+"""Iterations that the device may be behind the host."""
 
 
 class TrainingError(Exception):
@@ -48,90 +63,11 @@ class Step(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """A score on the validation split; `best` when no earlier one was higher."""
+    """A score on the validation split; `best` when no earlier one was as high."""
 
     iteration: int
     score: float
     best: bool
-
-
-def image_order(count: int, seed: int, first: int, length: int) -> list[int]:
-    """Images first..first+length of the endless stream of shuffled epochs: a function of the seed alone."""
-    order: list[int] = []
-    for epoch in range(first // count, (first + length - 1) // count + 1):
-        # NumPy's legacy generator is frozen for good and mixes both numbers; torch's keeps 32 bits of a seed.
-        order += np.random.RandomState((seed, epoch)).permutation(count).tolist()
-    start = first % count
-    return order[start : start + length]
-
-
-def segmentation_loss(
-    logits: Float[Tensor, "n channels h w"],
-    labels: UInt8[Tensor, "n h w"],
-    void: int,
-    class_weights: Float[Tensor, " k"] | None = None,
-    normaliser: LossNormaliser = "valid-pixels",
-) -> Float[Tensor, ""]:
-    """Sum of w[y] * -log p[y] over the valid pixels, divided by their number, by the sum of their w, or by nothing.
-
-    `void` is K, the label that the loss ignores. Logits of K + 1 channels give void one of its own, the last: no pixel
-    is taught it, yet it has its share of the softmax (the released network for SUN RGB-D has 38 outputs).
-    A batch without a valid pixel, or whose weights are all 0, has loss 0.
-    """
-    channels = logits.shape[1]
-    assert channels in (void, void + 1), f"{channels} channels for {void} classes"
-    weights = None if class_weights is None else F.pad(class_weights, (0, 1))  # void weighs nothing
-    taught = None if weights is None else weights[:channels]
-    total = F.cross_entropy(logits.float(), labels.long(), taught, ignore_index=void, reduction="sum")
-    if normaliser == "none":
-        return total
-    if normaliser == "weights" and weights is not None:
-        divisor = weights[labels.long()].sum()
-    else:
-        divisor = (labels != void).sum()
-    return total / divisor.masked_fill(divisor == 0, 1)
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameter groups, multipliers applied."""
-    spec = recipe.optimizer
-    given = getattr(model, "parameter_groups", None) if recipe.multipliers == "model" else None
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    alike: dict[str, Any] = {"params": trainable, "lr_multiplier": 1.0, "decay_multiplier": 1.0}
-    groups: list[dict[str, Any]] = given() if given else [alike]
-    scaled = [
-        {
-            "params": group["params"],
-            "lr": spec.lr * group["lr_multiplier"],
-            "weight_decay": spec.weight_decay * group["decay_multiplier"],
-        }
-        for group in groups
-    ]
-    if isinstance(spec, Sgd):
-        return torch.optim.SGD(scaled, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    return torch.optim.AdamW(scaled, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-
-
-def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss_of: Callable[[Tensor, Tensor], Tensor]
-) -> float:
-    """One step; the loss before it."""
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    loss = loss_of(model(model.input(batch.images)), batch.labels)  # type: ignore[operator]
-    loss.backward()
-    optimizer.step()
-    return float(loss.item())
-
-
-def validate(model: nn.Module, frames: Frames, num_classes: int, measure: str, device: torch.device) -> float:
-    """The selection score of the validation split, a fraction."""
-    total = torch.zeros((num_classes + 1, num_classes + 1), dtype=torch.int64, device=device)
-    for batch in predict(model, frames, device):
-        total += confusion_sum(batch, num_classes)
-    areas = region.areas(total.cpu().numpy())
-    score = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_iou}[measure](areas)
-    return float(score)
 
 
 def train(
@@ -150,68 +86,126 @@ def train(
     """Train `model` in place; keeps `<iteration>.safetensors`, the selected `best-<iteration>.safetensors` and
     `resume.safetensors` in folder.
 
-    `class_weights` [K]; `keep`: iterations whose weights are kept beside the last. When `folder` holds an interrupted
-    training that kept all of them so far, goes on from there. Raises `TrainingError` when the loss is not finite.
+    `recipe.iterations` is known (`order.with_length`). `class_weights` [K]; `keep`: iterations whose weights are kept
+    beside the last. When `folder` holds an interrupted training that kept all of them so far, goes on from there.
+    Raises `TrainingError` when the loss is not finite.
     """
-    model.to(device)
-    weights = None if class_weights is None else class_weights.to(device)
-    loss_of = partial(segmentation_loss, void=num_classes, class_weights=weights, normaliser=recipe.loss_normaliser)
-    optimizer = make_optimizer(model, recipe)
-    resume = folder / "resume.safetensors"
-    progress = checkpoint.load_state(resume, model, optimizer) if can_go_on(folder, keep) else Progress()
-    saved = time.monotonic()
-    try:
-        while progress.iteration < recipe.iterations:
-            began = time.perf_counter()
-            indices = image_order(len(frames), seed, progress.iteration * recipe.batch_size, recipe.batch_size)
-            loss = update(model, optimizer, frames.batch(indices, device), loss_of)
-            if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at iteration {progress.iteration + 1}; lower optimizer.lr")
-            elapsed = time.perf_counter() - began
-            progress.iteration += 1
-            progress.losses.append(loss)
-            events: list[Step | Validation] = [Step(progress.iteration, loss, elapsed, recipe.batch_size / elapsed)]
-            kept = progress.iteration in keep or progress.iteration == recipe.iterations
-            scored = validation if is_due(progress.iteration, recipe) else None
-            if recipe.norm_statistics == "training-set" and (kept or scored is not None):
-                batchnorm.use_training_set(model, frames, recipe.batch_size, device)
-            if scored is not None:
-                events.append(select(model, scored, recipe, num_classes, folder, device, progress))
-            progress.seconds += time.perf_counter() - began
-            if kept:
-                checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
-            if time.monotonic() - saved > SAVE_EVERY_S or len(events) > 1 or progress.iteration == recipe.iterations:
-                save(folder, model, optimizer, progress)
-                saved = time.monotonic()
-            yield from events
-    except GeneratorExit:
-        # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
-        save(folder, model, optimizer, progress)
-        raise
+    assert recipe.iterations is not None, "a recipe whose length is not known yet"
+    with computing(recipe, device):
+        model.to(device)
+        optimizer = make_optimizer(model, recipe)
+        weights = None if class_weights is None else class_weights.to(device)
+        loss_of = partial(segmentation_loss, void=num_classes, class_weights=weights, normaliser=recipe.loss_normaliser)
+        update = Update(model, optimizer, recipe, device, loss_of)
+        progress = resumed(folder, keep, model, optimizer, update)
+        batches = feed(frames, recipe, num_classes, seed, progress.iteration, device)
+        unread: deque[Loss] = deque()
+        saved = time.monotonic()
+        try:
+            while not ended(progress, recipe):
+                began = time.perf_counter()
+                given = next(batches)
+                progress.waited_s += time.perf_counter() - began
+                set_rates(optimizer, factor(recipe.schedule, progress.iteration, recipe.iterations))
+                seed_generators(seed, progress.iteration)
+                unread.append(update(given))
+                progress.iteration += 1
+                kept = progress.iteration in keep or progress.iteration == recipe.iterations
+                scored = validation if is_due(progress.iteration, recipe) else None
+                rests = kept or scored is not None or time.monotonic() - saved > SAVE_EVERY_S
+                losses = read(unread, 0 if rests else UNREAD, progress)
+                if recipe.norm_statistics == "training-set" and (kept or scored is not None):
+                    batchnorm.use_training_set(model, frames, recipe.batch_size, device)
+                found = None if scored is None else select(model, scored, recipe, num_classes, folder, device, progress)
+                seconds = time.perf_counter() - began
+                progress.seconds += seconds
+                if kept or ended(progress, recipe):
+                    checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
+                if rests:
+                    checkpoint.save_state(folder, model, optimizer, progress, update.state())
+                    saved = time.monotonic()
+                yield from steps(losses, progress, seconds, recipe)
+                if found is not None:
+                    yield found
+        except GeneratorExit:
+            # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
+            with suppress(TrainingError):
+                read(unread, 0, progress)
+                checkpoint.save_state(folder, model, optimizer, progress, update.state())
+            raise
+        finally:
+            batches.close()
     return progress
 
 
-def can_go_on(folder: Path, keep: Collection[int]) -> bool:
-    """Whether an interrupted training is there that kept every checkpoint that is now asked for."""
-    resume = folder / "resume.safetensors"
-    if not resume.exists():
-        return False
-    reached = checkpoint.peek(resume).iteration
+def resumed(
+    folder: Path, keep: Collection[int], model: nn.Module, optimizer: torch.optim.Optimizer, update: Update
+) -> Progress:
+    """Bring everything to where an interrupted training stood; to the beginning where there is none, or where it has
+    not kept every checkpoint that is now asked for."""
+    state = checkpoint.newest_state(folder)
+    if state is None or not kept_so_far(folder, keep, state.progress.iteration):
+        return Progress()
+    update.restore(checkpoint.restore(state, model, optimizer))
+    return state.progress
+
+
+def kept_so_far(folder: Path, keep: Collection[int], reached: int) -> bool:
     return all((folder / f"{iteration}.safetensors").exists() for iteration in keep if iteration <= reached)
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Save the state to go on from; then, not before, the checkpoints that it no longer selects may go."""
-    checkpoint.save_state(folder / "resume.safetensors", model, optimizer, progress)
-    for path in folder.glob("best-*.safetensors"):
-        if path.name != f"best-{progress.selected}.safetensors":
-            path.unlink()
+def feed(
+    frames: Frames, recipe: Recipe, void: int, seed: int, first: int, device: torch.device
+) -> Generator[list[Batch], None, None]:
+    """The batches of each iteration from `first` on, this process's part of them, augmented."""
+    assert recipe.iterations is not None
+    numbers = range(first * recipe.accumulate, recipe.iterations * recipe.accumulate)
+
+    def order_of(number: int) -> list[int]:
+        return batch_indices(len(frames), recipe.batch_size, recipe.last_batch, seed, number)
+
+    with closing(prefetched(frames, (share(order_of(number)) for number in numbers), device)) as batches:
+        given: list[Batch] = []
+        for number, batch in zip(numbers, batches, strict=True):
+            place = number * recipe.batch_size
+            seeds = share(image_seeds(seed, range(place, place + len(order_of(number)))))
+            given.append(augmented(batch, recipe.augment, seeds, void))
+            if len(given) == recipe.accumulate:
+                yield given
+                given = []
 
 
-def is_due(iteration: int, recipe: Recipe) -> bool:
-    """Validation falls on every multiple of `validate_every` and on the last iteration."""
-    every = recipe.validate_every
-    return every is not None and (iteration % every == 0 or iteration == recipe.iterations)
+def seed_generators(seed: int, iteration: int) -> None:
+    """What is drawn in an iteration (dropout) follows from its number; each process of several draws its own."""
+    # torch's generator takes 32 bits of a seed, so they are mixed before.
+    torch.manual_seed(int(np.random.SeedSequence((seed, iteration, rank())).generate_state(1)[0]))
+
+
+def read(unread: deque[Loss], leave: int, progress: Progress) -> list[float]:
+    """The losses that can be read now, all but the last `leave`; they go into the history."""
+    losses = []
+    while len(unread) > leave:
+        loss = unread.popleft().item()
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} at iteration {len(progress.losses) + 1}; lower optimizer.lr")
+        progress.losses.append(loss)
+        losses.append(loss)
+    return losses
+
+
+def steps(losses: list[float], progress: Progress, seconds: float, recipe: Recipe) -> Iterator[Step]:
+    """What has been read, as events."""
+    images = recipe.batch_size * recipe.accumulate
+    for number, loss in enumerate(losses, len(progress.losses) - len(losses) + 1):
+        yield Step(number, loss, seconds, images / seconds)
+
+
+def ended(progress: Progress, recipe: Recipe) -> bool:
+    """Whether the last iteration is done, or the score has not risen for long enough."""
+    stopped = progress.validations and progress.validations[-1][0] == progress.iteration
+    return progress.iteration == recipe.iterations or bool(
+        stopped and out_of_patience(progress.validations, recipe.patience)
+    )
 
 
 def select(
@@ -223,9 +217,9 @@ def select(
     device: torch.device,
     progress: Progress,
 ) -> Validation:
-    """Score the validation split; the first of equal scores stays the best."""
+    """Score the validation split and keep the weights if they are the best."""
     score = validate(model, frames, num_classes, recipe.select_by, device)
-    best = all(score > earlier for _, earlier in progress.validations)
+    best = is_best(score, progress.validations)
     progress.validations.append((progress.iteration, score))
     if best:
         progress.selected = progress.iteration

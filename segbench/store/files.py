@@ -1,4 +1,5 @@
-"""The two places on disk. Nothing is seen half-written: folders and files are made beside their place and renamed."""
+"""The two places on disk, each held by one process at a time. Nothing is seen half-written: folders and files are made
+beside their place, reach the disk, and are renamed (`durable.py`)."""
 
 import json
 import os
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from segbench.durable import draft_of, make_folder, sync, sync_below
 from segbench.errors import RecordError, SettingError
 from segbench.store.record import Record, plain, read_record
 
@@ -22,16 +24,14 @@ MARK = "stage.json"
 OWNED = ".segbench-work"
 """Stands in every work folder, so that `clean` removes nothing that is not ours."""
 
+LOCK = ".lock"
+"""What a process holds that works in a folder."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with draft_of(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files may be any bytes
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_folder(path: Path, flag: str) -> None:
@@ -54,14 +54,15 @@ class Work:
     def folder(self, stage: str, key: str) -> Path:
         """The same, made if need be."""
         place = self.place(stage, key)
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         mark = self.root / OWNED
         if not mark.exists():
             mark.write_text("segbench keeps checkpoints and counts here; `segbench clean` frees it\n")
         return place
 
     def finish(self, stage: str, key: str, facts: Mapping[str, Any]) -> None:
-        """Declare a stage whole; `facts` are what its record will say of it."""
+        """Declare a stage whole; `facts` are what its record will say of it. Its files reach the disk before."""
+        sync_below(self.place(stage, key))
         write_text(self.place(stage, key) / MARK, json.dumps(facts, default=plain))
 
     def facts(self, stage: str, key: str | None) -> dict[str, Any] | None:
@@ -84,29 +85,45 @@ class Work:
         }
 
     def clean(self) -> None:
-        """Remove the folder; `RecordError` when it is not one that segbench made."""
+        """Remove the folder; `RecordError` when it is not one that segbench made, or when one works there."""
         if self.root.is_dir():
             if not (self.root / OWNED).is_file():
                 raise RecordError(
                     f"{self.root}: has no {OWNED} file, so it is not a work folder of segbench; not removed"
                 )
-            shutil.rmtree(self.root)
+            with hold(self.root, "--work"):
+                shutil.rmtree(self.root)
 
 
 @contextmanager
-def only_one(work: Path) -> Iterator[None]:
-    """Hold a work folder for this process; `RecordError` when another one has it (released with the process, even by
-    kill -9)."""
+def hold(folder: Path, flag: str) -> Iterator[None]:
+    """Hold a folder for this process, and clear it of what a killed one left half-written. A hold ends with its
+    process, even by kill -9. `RecordError` when another process has it; `flag` is the option that names a folder."""
     if fcntl is None:  # pragma: no cover (Windows has no flock)
         yield
         return
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a") as file:
+    make_folder(folder)
+    place = folder / LOCK
+    with place.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder removed the file meanwhile: the next to come would make another, and hold that one.
+            alone = os.path.samestat(os.fstat(file.fileno()), place.stat())
         except OSError:
-            raise RecordError(f"{work}: another segbench works there; wait for it, or give --work DIR") from None
-        yield
+            alone = False
+        if not alone:
+            raise RecordError(f"{folder}: another segbench works there; wait for it, or give {flag} DIR")
+        try:
+            sweep(folder)
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the drafts below a folder, of which nobody writes any."""
+    for draft in sorted(folder.rglob("*.partial")):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 class Results:
@@ -128,20 +145,28 @@ class Results:
         """Put a record and its files (path inside the record's folder -> where it lies now) in place at once."""
         target = self.root / suite / record.id
         draft = target.with_name(f".{record.id}.{os.getpid()}.partial")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for name, source in files.items():
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, draft / name)
-        (draft / "record.json").write_text(record.to_json(), encoding="utf-8")
-        existing = self.find(suite, record.id)
-        if existing and existing.status == "done":
-            # Another process was faster; a record that is done is never edited.
-            shutil.rmtree(draft)
-            return target
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        try:
+            fill(draft, record, files)
+            existing = self.find(suite, record.id)
+            # Where folders cannot be held, another process may have been faster; a record that is done is never edited.
+            if not existing or existing.status != "done":
+                shutil.rmtree(target, ignore_errors=True)
+                draft.rename(target)
+                sync(target.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         return target
+
+
+def fill(folder: Path, record: Record, files: Mapping[str, Path]) -> None:
+    """A record and copies of its files in a folder of its own, on the disk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    for name, source in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    (folder / "record.json").write_text(record.to_json(), encoding="utf-8")
+    sync_below(folder)
 
 
 def record_folders(path: Path) -> list[Path]:

@@ -83,7 +83,7 @@ def test_an_operator_that_refuses_is_named() -> None:
         torch.nn.functional.max_unpool2d(pooled, places, 2)
     with computing(recipe(mode="fast"), CPU):
         torch.nn.functional.max_unpool2d(pooled, places, 2)
-    with pytest.raises(RuntimeError, match="^something else"), computing(recipe(), CPU):
+    with pytest.raises(RuntimeError, match=r"^something else"), computing(recipe(), CPU):
         raise RuntimeError("something else")
 
 

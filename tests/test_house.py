@@ -28,6 +28,7 @@ ORDER = [
     {"preparation"},
     {"stages"},
     {"pipeline"},
+    {"fanout"},
     {"together", "fanout"},
     {"cli"},
     {"__main__"},

@@ -90,6 +90,35 @@ def test_ratios_are_taken_under_the_same_conditions_alone() -> None:
     assert any("SegNet was not measured under the same conditions" in note for note in table.notes)
 
 
+def on(**libraries: str) -> dict[str, Any]:
+    return {
+        **{"device": "card", "threads": 2, "segbench": "0.1", "commit": "abc", "date": "2026-01-02T03:04:05Z"},
+        "libraries": {"torch": "2.11.0", **libraries},
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Measured("x", "unet", {}, usage(3.0), 19, on()),
+        Measured("x", "unet", {}, usage(3.0), 11, on(torch="2.14.0")),
+        Measured("x", "unet", {}, usage(3.0), 11, on(onnxruntime="1.0")),
+        Measured("x", "unet", {}, usage(3.0, device_state={"after": {"driver": "580"}}), 11, on()),
+    ],
+    ids=["classes", "torch", "onnxruntime", "driver"],
+)
+def test_classes_libraries_and_driver_are_conditions(other: Measured) -> None:
+    base = Measured("SegNet", "segnet", {}, usage(6.0), 11, on())
+    assert rows(base, Measured("x", "unet", {}, usage(3.0), 11, on()))[-1]["Fwd /SegNet"] == "0.50"
+    assert rows(base, other)[-1]["Fwd /SegNet"] == "n/a"
+
+
+def test_notes_say_once_with_what_and_when_it_was_timed() -> None:
+    base = Measured("SegNet", "segnet", {}, usage(6.0), 11, on())
+    line = "Timed on: card, 2 CPU threads, torch 2.11.0, segbench 0.1 (abc), 2026-01-02."
+    assert table6([base, base._replace(label="again")]).notes.count(line) == 1
+
+
 def test_what_was_not_measured_is_not_zero() -> None:
     base = Measured("SegNet", "segnet", {}, usage(6.0))
     row = rows(base, Measured("unet", "unet", {}, usage(3.0, backward=None)))[-1]

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from segbench.engine.evaluate import Scored
 from segbench.engine.train import Step, Validation
+from segbench.fanout import Waiting
 from segbench.pipeline import Event, Finished, Started, execute
 from segbench.preparation import Prepared
-from segbench.stages import Profiling
+from segbench.stages import LOCAL, Profiling, Stages
 from segbench.store.files import Results, Work
 
 LINE_EVERY_S = 30.0
@@ -44,12 +45,12 @@ def signals(stop: Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def follow(prepared: Prepared, work: Work, results: Results) -> bool:
+def follow(prepared: Prepared, work: Work, results: Results, stages: Stages = LOCAL) -> bool:
     """Execute and show; whether every run has a record that is done. Exits with 130 when interrupted."""
     stop, console = Stop(), Console(stderr=True, highlight=False)
     show = Live(console) if console.is_terminal else Lines(console)
     try:
-        with signals(stop), closing(execute(prepared, work, results)) as events, show:  # type: ignore[type-var]
+        with signals(stop), closing(execute(prepared, work, results, stages)) as events, show:  # type: ignore[type-var]
             failed = False
             for event in events:
                 failed |= isinstance(event, Finished) and event.record.status == "failed"
@@ -79,7 +80,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Event | Waiting) -> None:
         """Print what is worth a line."""
         match event:
             case Started():
@@ -105,6 +106,8 @@ class Lines:
                 )
             case Scored() if self.silent():
                 self.say(f"scored {event.number}/{event.total}")
+            case Waiting() if self.silent():
+                self.say(f"waiting; {event.done} of {event.total} stages are done")
 
     def silent(self) -> bool:
         return time.monotonic() - self.spoken > LINE_EVERY_S
@@ -141,7 +144,7 @@ class Live(Lines):
     def silent(self) -> bool:
         return False
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Event | Waiting) -> None:
         """Move the bar; the rest is a line above it."""
         match event:
             case Step():
@@ -153,6 +156,8 @@ class Live(Lines):
                 )
             case Scored():
                 self.move("score", event.number, event.total, event.name)
+            case Waiting():
+                self.move("waiting", event.done, event.total, "stages done")
             case _:
                 if self.task is not None:
                     self.bar.remove_task(self.task)

@@ -1,11 +1,13 @@
 """`segbench run`: a suite from YAML to a table."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from segbench.cli.options import AllowCode, Data, Device, ResultsDir, WorkDir
+from segbench.errors import SettingError
 
 
 def run(
@@ -22,6 +24,10 @@ def run(
     results: ResultsDir = Path("results"),
     work: WorkDir = Path(".segbench"),
     data: Data = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ray", help="Spread the stages over the GPUs or machines of a Ray cluster."),
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Train, score and profile a suite.
@@ -30,10 +36,15 @@ def run(
 
     Every image and every setting is checked before the start. Ctrl-C is safe: the same command goes on from where it
     was, and what is finished is not done again. Exit code 1 says that a run failed; its record says why.
+
+    With --on ray the cluster is the one that RAY_ADDRESS names or that runs on this machine, else all GPUs and
+    processors of this machine. Its machines share the file system.
     """
     from segbench.suite.load import load
     from segbench.suite.plan import select
 
+    if on not in (None, "ray"):
+        raise SettingError(f"--on {on}: stages can run on ray; leave --on out to run them here")
     described, runs = load(suite, set_ or [], allow_code)
     runs = select(runs, only or [])
     if dry_run:
@@ -46,16 +57,25 @@ def run(
 
     from segbench.cli.progress import follow
     from segbench.engine.device import resolve_device
+    from segbench.fanout import library, on_ray
     from segbench.preparation import prepare
+    from segbench.stages import LOCAL
     from segbench.store.files import Results, Work, check_folder, hold
 
+    if on:
+        library()  # said before every image is read
     check_folder(results, "--results")
     check_folder(work, "--work")
     target = resolve_device(device)
     with Console(stderr=True).status("checking every image, setting and model ..."):
         prepared = prepare(runs, target, data)
-    with hold(work, "--work"), hold(results / described.name, "--results"):
-        complete = follow(prepared, Work(work), Results(results))
+    places = Work(work), Results(results)
+    with (
+        hold(work, "--work"),
+        hold(results / described.name, "--results"),
+        on_ray(prepared, *places) if on else nullcontext(LOCAL) as stages,
+    ):
+        complete = follow(prepared, *places, stages)
 
     from segbench.report import render, tables
 

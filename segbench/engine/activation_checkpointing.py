@@ -47,7 +47,10 @@ def forget_activations(model: nn.Module) -> list[str]:
 
 
 def segments(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The outermost modules inside the model of two to sqrt(n) layers, in the model's order; a module under two names comes once."""
+    """The outermost modules inside the model that hold two to sqrt(n) of its n layers, in its order.
+
+    A module under two names comes once, under the first.
+    """
     largest = math.ceil(math.sqrt(layers(model)))
     found: list[tuple[str, nn.Module]] = []
 

@@ -41,8 +41,8 @@ def parallel(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Modul
         return model
     if recipe.sync_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # Networks have weights that some batch leaves out. And where all are used, buckets of gradients would be filled anew
-    # after the first update, so that one after a resume would add more than two processes' numbers in another order.
+    # Networks have weights that some batch leaves out. And else gradients would be arranged anew after the first update
+    # of a process, so that the first one after a resume would add three or more numbers in another order.
     return DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
     )

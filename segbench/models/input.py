@@ -40,10 +40,15 @@ class Input:
         """float32 on the images' device."""
         channels = images.flip(1) if self.order == "bgr" else images
         values = channels.to(torch.float32) * self.scale
-        values = (values - values.new_tensor(self.mean).view(3, 1, 1)) / values.new_tensor(self.std).view(3, 1, 1)
+        values = (values - by_channel(self.mean, values)) / by_channel(self.std, values)
         if self.local_normalisation == "lrn":
             return local_response_normalised(values)
         return local_contrast_normalised(values) if self.local_normalisation == "lcn" else values
+
+
+def by_channel(numbers: tuple[float, float, float], like: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "3 1 1"]:
+    """Made where they are used: a copy from the host would wait for all that the device has still to do."""
+    return torch.cat([like.new_full((1, 1, 1), number) for number in numbers])
 
 
 def local_response_normalised(values: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:

@@ -3,18 +3,16 @@
 A setting at its default may go unsaid, and the table's labels name what its rows differ in; the records hold it all.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
 from segbench.profiling.usage import Usage
 from segbench.report.costs import cost_words, doubtful_notes
+from segbench.report.recipe_words import plain_words, recipe_words
 from segbench.report.score_words import REGION_WORDS, boundary_words
 from segbench.store.record import Record
-
-LOSSES = {"weights": ", loss over the sum of weights", "none": ", loss summed over the batch"}
 
 
 def notes(rows: Sequence[tuple[str, Record]], superseded: int) -> list[str]:
@@ -65,12 +63,6 @@ def by_words(said: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     return {words: ", ".join(labels) for words, labels in found.items()}
 
 
-def plain_words(settings: dict[str, Any] | None) -> str:
-    """`bias true, padding same`: what is set of some settings."""
-    spelt = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (settings or {}).items() if v is not None}
-    return ", ".join(f"{key} {value}" for key, value in spelt.items())
-
-
 def data_line(record: Record) -> str | None:
     if not record.data or not record.evaluations:
         return None
@@ -113,27 +105,6 @@ def given_words(run: dict[str, Any]) -> str:
 
 def weights_words(run: dict[str, Any]) -> str:
     return f"weights {PurePath(run['weights']).name}"
-
-
-def recipe_words(recipe: dict[str, Any]) -> str:
-    """A recipe in a line; what older records did not know stood at its default."""
-    chosen = f"; best by validation {recipe['select_by'].replace('_', ' ')}" if recipe["validate_every"] else ""
-    loss = LOSSES.get(recipe.get("loss_normaliser", ""), "")
-    multipliers = ", one rate and decay for all weights" if recipe.get("multipliers") == "none" else ""
-    norm = ", batch-norm statistics of the training set" if recipe.get("norm_statistics") == "training-set" else ""
-    eps = f", batch-norm epsilon {recipe['norm_eps']:g}" if recipe.get("norm_eps") else ""
-    fed = plain_words(recipe.get("input"))
-    return (
-        f"{optimizer_words(recipe['optimizer'])}, batch {recipe['batch_size']}, {recipe['iterations']} iterations, "
-        f"{recipe['class_weights']} class weights{loss}{multipliers}{norm}{eps}"
-        f"{f', input with {fed}' if fed else ''}{chosen}"
-    )
-
-
-def optimizer_words(optimizer: dict[str, Any]) -> str:
-    momentum = f" and momentum {optimizer['momentum']:g}" if "momentum" in optimizer else ""
-    betas = f" and betas {', '.join(f'{beta:g}' for beta in optimizer['betas'])}" if "betas" in optimizer else ""
-    return f"{optimizer['name']}, rate {optimizer['lr']:g}{momentum}{betas}, weight decay {optimizer['weight_decay']:g}"
 
 
 def inference_lines(rows: Sequence[tuple[str, Record]]) -> list[str]:
@@ -186,7 +157,7 @@ def machine_lines(records: Sequence[Record]) -> list[str]:
     return [f"Machine ({', '.join(stages)}): {words}." for words, stages in by_machine.items()]
 
 
-def machine_words(environment: dict[str, Any]) -> str:
+def machine_words(environment: Mapping[str, Any]) -> str:
     """Device, threads, versions, commit (`+`: with changes that were not committed) and date."""
     return (
         f"{environment['device']}, {environment['threads']} CPU threads, torch {environment['libraries']['torch']}, "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from segbench.profiling.usage import Usage
 from segbench.published import Row, published
 from segbench.report.costs import UNSTABLE, cost_words, doubtful_notes, is_unstable, machine_words, numbers
+from segbench.report.notes import machine_words as environment_words
 from segbench.report.table import Table
 from segbench.report.tables import Kept, current, group_of, row_labels
 
@@ -25,16 +26,20 @@ COLUMNS = {
 COMPARED = ("forward_ms", "backward_ms", "train_mib", "infer_mib")
 HEADED = [name for key in COLUMNS for name in (key, *([f"{key}/segnet"] if key in COMPARED else []))]
 REFERENCE = "segnet"
+TIMED_BY = ("torch", "triton", "onnxruntime", "onnxruntime-gpu")
+"""The libraries whose version changes a time."""
 Values = Mapping[str, int | float | None]
 
 
 class Measured(NamedTuple):
-    """One profile: the row's label, the model and options it was built of, and what it cost."""
+    """One profile: the row's label, the model, options and classes it was built of, what it cost, and on what."""
 
     label: str
     model: str
     options: Mapping[str, Any]
     usage: Usage
+    classes: int | None = None
+    environment: Mapping[str, Any] | None = None
 
 
 def table6(measured: Sequence[Measured], failures: Mapping[str, str] | None = None) -> Table:
@@ -73,7 +78,10 @@ def of_records(kept: Sequence[Kept]) -> Table:
     }
     return table6(
         [
-            Measured(labels[group], record.run["model"], record.run["options"], Usage.from_dict(record.usage or {}))
+            Measured(
+                *(labels[group], record.run["model"], record.run["options"], Usage.from_dict(record.usage or {})),
+                *(record.run.get("classes"), record.profiled_on),
+            )
             for group, record in groups.items()
         ],
         failures,
@@ -94,16 +102,15 @@ def measured_row(own: Measured, measured: Sequence[Measured]) -> list[str]:
     return [own.label, "measured", *marked.values()]
 
 
-def alike(one: Usage, other: Usage) -> bool:
-    """Whether two profiles were made under the same conditions."""
-    return conditions(one) == conditions(other)
-
-
-def conditions(usage: Usage) -> tuple[Any, ...]:
+def conditions(own: Measured) -> tuple[Any, ...]:
+    """What changes a time beside the model. What a record does not say is None, and like nothing but None."""
+    usage, libraries = own.usage, (own.environment or {}).get("libraries", {})
     return (
         *(usage.device, usage.threads, usage.res, usage.frame, usage.protocol, usage.scope),
         *(usage.time_batch, usage.train_memory_batch, usage.infer_memory_batch),
         *(usage.precision, usage.backend, usage.channels_last, usage.cuda_graphs),
+        *(own.classes, usage.device_state.get("after", usage.device_state).get("driver")),
+        *(libraries.get(name) for name in TIMED_BY),
     )
 
 
@@ -128,6 +135,7 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     ]
     if usages := [own.usage for own in measured]:
         lines += [cost_words(usages), *machine_words(usages)]
+        lines += [f"Timed on: {environment_words(own.environment)}." for own in measured if own.environment]
         lines += doubtful_notes({own.label: own.usage for own in measured})
     if any(is_unstable(own.usage, key) for own in measured for key in COLUMNS):
         lines.append(UNSTABLE)
@@ -138,4 +146,4 @@ def notes(measured: Sequence[Measured]) -> list[str]:
 
 def is_reference(other: Measured, own: Measured) -> bool:
     """Whether `other` is the paper's SegNet, not one of other options, under the conditions of `own`."""
-    return other.model == REFERENCE and not other.options and alike(other.usage, own.usage)
+    return other.model == REFERENCE and not other.options and conditions(other) == conditions(own)

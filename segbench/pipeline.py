@@ -53,7 +53,16 @@ def execute(prepared: Prepared, work: Work, results: Results, stages: Stages = L
         if done:
             continue
         record = yield from perform(run, keys, prepared, frames, work, stages)
-        yield Finished(record, results.write(run.suite, record, kept_files(record, keys, work)))
+        yield kept(record, run, keys, prepared, work, results)
+
+
+def kept(record: Record, run: Run, keys: Keys, prepared: Prepared, work: Work, results: Results) -> Finished:
+    """Write the record; where the disk does not take it, a small one that says so. What its stages made stays."""
+    try:
+        return Finished(record, results.write(run.suite, record, kept_files(record, keys, work)))
+    except OSError as error:
+        record = replace(blank(run, keys, prepared), status="failed", reason=reason(error))
+        return Finished(record, results.write(run.suite, record, {}))
 
 
 def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:

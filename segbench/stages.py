@@ -49,6 +49,7 @@ def trained(
     keep = kept_iterations(prepared.runs, prepared.keys, keys.train)
     facts, place = work.facts("train", keys.train), work.place("train", keys.train)
     if facts and kept_all(place, {*keep, facts["iteration"]}, facts["selected"]):
+        checkpoint.conclude(place, checkpoint.Progress(selected=facts["selected"]))  # a kill may have cut it short
         return facts
     if facts:
         # Finished once, for a suite that kept fewer checkpoints; what that one kept stays wanted.

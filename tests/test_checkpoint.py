@@ -171,6 +171,7 @@ def test_the_next_steps_are_the_same(name: str, before: int, tmp_path: Path) -> 
     progress = Progress(before, [0.1 + 0.2] * before, [(1, 1 / 3)], 1, 0.7, 0.1)
     kept = {"scale": torch.tensor(65536.0), "_growth_tracker": torch.tensor(7)}
     checkpoint.save_state(tmp_path, net, optimizer, progress, kept)
+    torch.manual_seed(before)  # as the training does for each iteration
     steps(net, optimizer, 4)
 
     torch.manual_seed(99)
@@ -179,6 +180,7 @@ def test_the_next_steps_are_the_same(name: str, before: int, tmp_path: Path) -> 
     state = checkpoint.newest_state(tmp_path)
     assert state is not None and state.progress == progress == checkpoint.peek(tmp_path / NEWEST)
     assert equal(checkpoint.restore(state, other, resumed), kept)
+    torch.manual_seed(before)
     steps(other, resumed, 4)
     assert equal(net.state_dict(), other.state_dict())
     ours, theirs = optimizer.state_dict(), resumed.state_dict()

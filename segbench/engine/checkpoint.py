@@ -3,9 +3,9 @@
 All are safetensors, so that reading one runs no code, and appear whole or not at all (`durable.py`). Each carries a
 SHA-256 of what is in it, which every reading checks: a disk that lied about a write, or lost a bit since, is noticed.
 
-The state to go on from holds the weights, the optimizer's state, the random-number states, what the training step
-keeps for itself, and the history; the order of the images follows from the seed and the iteration alone. The one before
-it stays until the next is whole, and steps in where the newest turns out to be damaged.
+The state to go on from holds the weights, the optimizer's state, what the training step keeps for itself, and the
+history; images and random numbers follow from the seed and the iteration alone (`train.py`). The one before it stays
+until the next is whole, and steps in where the newest turns out to be damaged.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def digest(tensors: Mapping[str, Tensor], text: str) -> str:
     hashed = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         hashed.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        hashed.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        hashed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 
@@ -115,10 +115,6 @@ def save_state(
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": v for name, v in values.items() if isinstance(v, Tensor)}
     tensors |= {f"step/{name}": value for name, value in step.items()}
-    tensors["random/cpu"] = torch.get_rng_state()
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     write(folder / NEWEST, tensors, asdict(progress), former=folder / PREVIOUS)
     keep_best(folder, {peek(path).selected for path in states(folder)})
 
@@ -180,7 +176,7 @@ def read_state(path: Path) -> State:
 
 
 def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Bring model, optimizer and random numbers to where they were saved; returns what the training step kept."""
+    """Bring model and optimizer to where they were saved; returns what the training step kept."""
     model.load_state_dict(part(state.tensors, "model/"))
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in part(state.tensors, "optimizer/").items():
@@ -188,10 +184,6 @@ def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         states.setdefault(int(index), {})[name] = value
     # The groups hold only settings, which the recipe gave to the fresh optimizer already.
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(state.tensors["random/cpu"])
-    device = next(model.parameters()).device
-    if device.type == "cuda" and "random/cuda" in state.tensors:
-        torch.cuda.set_rng_state(state.tensors["random/cuda"], device)
     return part(state.tensors, "step/")
 
 

@@ -40,6 +40,7 @@ from segbench.engine.recipe import Recipe
 from segbench.engine.schedule import factor
 from segbench.engine.update import Loss, Update
 from segbench.engine.validation import is_best, is_due, out_of_patience, validate
+from segbench.errors import RecordError
 
 SAVE_EVERY_S = 60.0
 """A training that is killed loses at most about this much, and the pass over data that it was in; one that is
@@ -129,7 +130,7 @@ def train(
                     yield found
         except GeneratorExit:
             # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
-            with suppress(TrainingError):
+            with suppress(TrainingError, RecordError):
                 read(unread, 0, progress)
                 checkpoint.save_state(folder, model, optimizer, progress, update.state())
             raise

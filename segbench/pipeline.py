@@ -47,7 +47,9 @@ def execute(prepared: Prepared, work: Work, results: Results, stages: Stages = L
     planned = list(zip(prepared.runs, prepared.keys, strict=True))
     # All of them first: a record that cannot be read must stop the suite before hours of work.
     existing = [results.find(run.suite, keys.record) for run, keys in planned]
-    for number, ((run, keys), before) in enumerate(zip(planned, existing, strict=True), 1):
+    # What failed before comes last: where a failure ends the job (`together.py`), the others have had their turn.
+    todo = sorted(zip(planned, existing, strict=True), key=lambda pair: bool(pair[1] and pair[1].status == "failed"))
+    for number, ((run, keys), before) in enumerate(todo, 1):
         done = before is not None and before.status == "done"
         yield Started(run, number, len(prepared.runs), done)
         if done:

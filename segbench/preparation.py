@@ -11,6 +11,7 @@ from segbench.data import open_splits
 from segbench.data.class_weights import ClassCounts, class_weights
 from segbench.data.dataset import Dataset
 from segbench.data.preflight import require
+from segbench.engine.data_parallel import check_recipe
 from segbench.engine.dense_crf import DenseCrf, require_library
 from segbench.engine.inference import MonteCarlo
 from segbench.engine.monte_carlo import drops
@@ -69,6 +70,7 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     for run in {as_seen(run): run for run in runs}.values():
         check_model(run, prepared)
         check_class_weights(run, prepared)
+        check_processes(run, prepared)
     return prepared
 
 
@@ -108,6 +110,15 @@ def check_class_weights(run: Run, prepared: Prepared) -> None:
         return
     try:
         class_weights(run.recipe.class_weights, prepared.train_counts, prepared.datasets["train"].shipped_weights)
+    except SettingError as error:
+        raise SettingError(f"{run.where}: {error}") from None
+
+
+def check_processes(run: Run, prepared: Prepared) -> None:
+    """As many processes as there are can train as the recipe says."""
+    try:
+        if run.recipe:
+            check_recipe(run.recipe, prepared.device)
     except SettingError as error:
         raise SettingError(f"{run.where}: {error}") from None
 

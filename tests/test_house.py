@@ -28,7 +28,6 @@ ORDER = [
     {"preparation"},
     {"stages"},
     {"pipeline"},
-    {"fanout"},
     {"together", "fanout"},
     {"cli"},
     {"__main__"},

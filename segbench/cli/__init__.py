@@ -4,6 +4,7 @@ Exit codes: 0 all done; 1 a run failed (recorded; the others finished); 2 the in
 130 interrupted. Nothing heavy is imported here: `segbench --help` must answer at once.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ def main() -> None:
         with warnings_on_one_line():
             app()
     except SegbenchError as error:
-        typer.echo(f"segbench: {error}", err=True)
+        if os.environ.get("RANK", "0") == "0":  # torchrun's: one of its processes is enough to say it
+            typer.echo(f"segbench: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written: nobody's bug, and not worth a traceback
         typer.echo(f"segbench: {error}", err=True)

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from segbench import together
+from segbench.engine.distributed import Ended
 from segbench.engine.evaluate import Scored
 from segbench.engine.train import Step, Validation
 from segbench.fanout import Waiting
@@ -61,7 +64,22 @@ def follow(prepared: Prepared, work: Work, results: Results, stages: Stages = LO
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from here", style="yellow")
         raise typer.Exit(130) from None
+    except Ended:
+        words = "a process failed, and its record says why; this job ends, and the same command goes on"
+        console.print(words, style="yellow", soft_wrap=True)
+        raise typer.Exit(1) from None
     return not failed
+
+
+def help_first(device: torch.device, work: Work, results: Results) -> None:
+    """What a process does that is not the first one of several. Exits with 1 when it cannot go on."""
+    try:
+        record = together.follow(device, work, results)
+    except Ended:
+        raise typer.Exit(1) from None
+    if record is not None:
+        Console(stderr=True).print(f"{record.run['label']}: failed: {record.reason}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
 
 
 class Lines:

@@ -55,27 +55,36 @@ def run(
 
     from rich.console import Console
 
-    from segbench.cli.progress import follow
+    from segbench.cli.progress import follow, help_first
     from segbench.engine.device import resolve_device
+    from segbench.engine.distributed import is_first, launched, started
     from segbench.fanout import library, on_ray
     from segbench.preparation import prepare
     from segbench.stages import LOCAL
     from segbench.store.files import Results, Work, check_folder, hold
+    from segbench.together import leading
 
+    if on and launched() > 1:
+        raise SettingError("--on ray gives out whole stages itself; start it without torchrun, or leave --on out")
     if on:
         library()  # said before every image is read
     check_folder(results, "--results")
     check_folder(work, "--work")
     target = resolve_device(device)
-    with Console(stderr=True).status("checking every image, setting and model ..."):
-        prepared = prepare(runs, target, data)
     places = Work(work), Results(results)
-    with (
-        hold(work, "--work"),
-        hold(results / described.name, "--results"),
-        on_ray(prepared, *places) if on else nullcontext(LOCAL) as stages,
-    ):
-        complete = follow(prepared, *places, stages)
+    with started(target):
+        if not is_first():
+            help_first(target, *places)
+            return
+        with Console(stderr=True).status("checking every image, setting and model ..."):
+            prepared = prepare(runs, target, data)
+        with (
+            hold(work, "--work"),
+            hold(results / described.name, "--results"),
+            leading(prepared),
+            on_ray(prepared, *places) if on else nullcontext(LOCAL) as stages,
+        ):
+            complete = follow(prepared, *places, stages)
 
     from segbench.report import render, tables
 

@@ -31,9 +31,9 @@ from segbench.data.prefetch import prefetched
 from segbench.engine import batchnorm, checkpoint
 from segbench.engine.augment import augmented, image_seeds
 from segbench.engine.checkpoint import Progress
+from segbench.engine.data_parallel import batch_loss, normalised_together, nothing_to_learn, parallel
 from segbench.engine.determinism import computing
-from segbench.engine.distributed import rank, share
-from segbench.engine.loss import segmentation_loss
+from segbench.engine.distributed import agreed, is_first, rank, share, told
 from segbench.engine.optimizer import make_optimizer, set_rates
 from segbench.engine.order import batch_indices
 from segbench.engine.recipe import Recipe
@@ -41,6 +41,7 @@ from segbench.engine.schedule import factor
 from segbench.engine.update import Loss, Update
 from segbench.engine.validation import is_best, is_due, out_of_patience, validate
 from segbench.errors import RecordError
+from segbench.precision import laid_out
 
 SAVE_EVERY_S = 60.0
 """A training that is killed loses at most about this much, and the pass over data that it was in; one that is
@@ -93,17 +94,17 @@ def train(
     """
     assert recipe.iterations is not None, "a recipe whose length is not known yet"
     with computing(recipe, device):
-        model.to(device)
+        laid_out(model.to(device), recipe.channels_last)
         optimizer = make_optimizer(model, recipe)
         weights = None if class_weights is None else class_weights.to(device)
-        loss_of = partial(segmentation_loss, void=num_classes, class_weights=weights, normaliser=recipe.loss_normaliser)
-        update = Update(model, optimizer, recipe, device, loss_of)
+        loss_of = partial(batch_loss, void=num_classes, class_weights=weights, normaliser=recipe.loss_normaliser)
+        update = Update(parallel(model, recipe, device), optimizer, recipe, device, loss_of)
         progress = resumed(folder, keep, model, optimizer, update)
         batches = feed(frames, recipe, num_classes, seed, progress.iteration, device)
         unread: deque[Loss] = deque()
         saved = time.monotonic()
         try:
-            while not ended(progress, recipe):
+            while agreed(not ended(progress, recipe)):
                 began = time.perf_counter()
                 given = next(batches)
                 progress.waited_s += time.perf_counter() - began
@@ -115,15 +116,17 @@ def train(
                 scored = validation if is_due(progress.iteration, recipe) else None
                 rests = kept or scored is not None or time.monotonic() - saved > SAVE_EVERY_S
                 losses = read(unread, 0 if rests else UNREAD, progress)
+                if scored is not None and not agreed(True):
+                    break  # the first process, which judges them, has found one that is not finite
                 if recipe.norm_statistics == "training-set" and (kept or scored is not None):
-                    batchnorm.use_training_set(model, frames, recipe.batch_size, device)
+                    batchnorm.use_training_set(model, frames, normalised_together(recipe), device)
                 found = None if scored is None else select(model, scored, recipe, num_classes, folder, device, progress)
                 seconds = time.perf_counter() - began
                 progress.seconds += seconds
                 if kept or ended(progress, recipe):
-                    checkpoint.save_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
+                    keep_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
                 if rests:
-                    checkpoint.save_state(folder, model, optimizer, progress, update.state())
+                    save(folder, model, optimizer, progress, update)
                     saved = time.monotonic()
                 yield from steps(losses, progress, seconds, recipe)
                 if found is not None:
@@ -132,7 +135,11 @@ def train(
             # Whoever took the last step wants no more (Ctrl-C, say): the model stands between two steps.
             with suppress(TrainingError, RecordError):
                 read(unread, 0, progress)
-                checkpoint.save_state(folder, model, optimizer, progress, update.state())
+                save(folder, model, optimizer, progress, update)
+            agreed(False)
+            raise
+        except TrainingError:
+            agreed(False)
             raise
         finally:
             batches.close()
@@ -144,11 +151,26 @@ def resumed(
 ) -> Progress:
     """Bring everything to where an interrupted training stood; to the beginning where there is none, or where it has
     not kept every checkpoint that is now asked for."""
-    state = checkpoint.newest_state(folder)
-    if state is None or not kept_so_far(folder, keep, state.progress.iteration):
+    state = checkpoint.newest_state(folder) if is_first() else None
+    if state is not None and not kept_so_far(folder, keep, state.progress.iteration):
+        state = None
+    state = told(state)
+    if state is None:
         return Progress()
     update.restore(checkpoint.restore(state, model, optimizer))
     return state.progress
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, update: Update) -> None:
+    """Save the state to go on from; of several processes, which have the same, the first one does."""
+    if is_first():
+        checkpoint.save_state(folder, model, optimizer, progress, update.state())
+
+
+def keep_weights(path: Path, model: nn.Module, iteration: int) -> None:
+    """Keep the weights as they are now, likewise."""
+    if is_first():
+        checkpoint.save_weights(path, model, iteration)
 
 
 def kept_so_far(folder: Path, keep: Collection[int], reached: int) -> bool:
@@ -165,12 +187,14 @@ def feed(
     def order_of(number: int) -> list[int]:
         return batch_indices(len(frames), recipe.batch_size, recipe.last_batch, seed, number)
 
-    with closing(prefetched(frames, (share(order_of(number)) for number in numbers), device)) as batches:
+    shown = (share(order) or order[:1] for order in map(order_of, numbers))
+    with closing(prefetched(frames, shown, device)) as batches:
         given: list[Batch] = []
         for number, batch in zip(numbers, batches, strict=True):
             place = number * recipe.batch_size
-            seeds = share(image_seeds(seed, range(place, place + len(order_of(number)))))
-            given.append(augmented(batch, recipe.augment, seeds, void))
+            seeds = image_seeds(seed, range(place, place + len(order_of(number))))
+            batch = augmented(batch, recipe.augment, share(seeds) or seeds[:1], void)
+            given.append(batch if share(seeds) else nothing_to_learn(batch, void))
             if len(given) == recipe.accumulate:
                 yield given
                 given = []
@@ -187,7 +211,7 @@ def read(unread: deque[Loss], leave: int, progress: Progress) -> list[float]:
     losses = []
     while len(unread) > leave:
         loss = unread.popleft().item()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and is_first():  # the others are told
             raise TrainingError(f"the loss is {loss} at iteration {len(progress.losses) + 1}; lower optimizer.lr")
         progress.losses.append(loss)
         losses.append(loss)
@@ -224,5 +248,5 @@ def select(
     progress.validations.append((progress.iteration, score))
     if best:
         progress.selected = progress.iteration
-        checkpoint.save_weights(folder / f"best-{progress.iteration}.safetensors", model, progress.iteration)
+        keep_weights(folder / f"best-{progress.iteration}.safetensors", model, progress.iteration)
     return Validation(progress.iteration, score, best)

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segbench.data.batches import Batch
 from segbench.engine.activation_checkpointing import forget_activations
+from segbench.engine.distributed import averaged
 from segbench.engine.recipe import Recipe
 from segbench.errors import SettingError
 from segbench.precision import arranged, autocast_of, laid_out
@@ -86,7 +87,7 @@ class Update:
                 self._keep_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return sent(torch.stack(losses).sum())
+        return sent(averaged(torch.stack(losses).sum()))
 
     def _pass(self, batch: Batch, passes: int) -> Float[Tensor, ""]:
         """Add to the gradients those of this batch's share of the loss."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from segbench.data.batches import Frames
 from segbench.engine.counting import confusion_sum
-from segbench.engine.distributed import summed
+from segbench.engine.distributed import spread, summed
 from segbench.engine.predict import predict
 from segbench.engine.recipe import Recipe
 from segbench.metrics import region
@@ -19,7 +19,8 @@ MEASURES = {"global_accuracy": region.global_accuracy, "mean_iou": region.mean_i
 
 
 def validate(model: nn.Module, frames: Frames, num_classes: int, measure: str, device: torch.device) -> float:
-    """The selection score of the validation split, a fraction."""
+    """The selection score of the validation split, a fraction; each process predicts its part."""
+    spread(model.buffers())  # running averages are each process's own
     total = torch.zeros((num_classes + 1, num_classes + 1), dtype=torch.int64, device=device)
     for batch in predict(model, frames, device):
         total += confusion_sum(batch, num_classes)

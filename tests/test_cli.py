@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from segbench.cli import main
+from segbench.errors import ModelError, SettingError
+from segbench.models import MODELS
+from segbench.profiling.usage import Samples, Usage
 from segbench.store.files import record_folders
 from segbench.store.record import read_counts, read_record
 
@@ -89,24 +93,39 @@ def test_a_wrong_suite_is_one_line_and_nothing_written(
     assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
 
 
-def test_folders_that_cannot_be_written_are_named_before_the_start(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_written_are_named_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "s.yaml").write_text(LONG)
-    for flag in ("--results", "--work"):
-        done = segbench("run", "s.yaml", flag, "file", cwd=tmp_path)
-        assert done.returncode == 2 and f"{flag} file" in done.stderr and "Traceback" not in done.stderr
-    assert segbench("run", ".", cwd=tmp_path).returncode == 2
+    monkeypatch.chdir(tmp_path)
+    for arguments, words in (
+        (["s.yaml", "--results", "file"], "--results file"),
+        (["s.yaml", "--work", "file"], "--work file"),
+        (["."], ""),
+    ):
+        monkeypatch.setattr(sys, "argv", ["segbench", "run", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and words in said and "Traceback" not in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "s.yaml"]
 
 
-def test_models_lists_names_and_costs(tmp_path: Path) -> None:
+def test_models_lists_names_and_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The numbers themselves: test_costs.py."""
     listed = json.loads(segbench("models", "--json", cwd=tmp_path).stdout)
     assert {"segnet", "segnet-basic", "fcn8s", "deeplab-largefov", "deconvnet", "unet", "smp:", "torchvision:"} <= {
         row["name"] for row in listed
     }
-    done = segbench("models", "--costs", "--json", "--res", "45x60", "--classes", "2", cwd=tmp_path)
-    costs = {(row["name"], str(row["options"])): row for row in json.loads(done.stdout)}
+    monkeypatch.setattr(MODELS, "entries", {"segnet-basic": MODELS.entry("segnet-basic")})
+    arguments = ["--costs", "--json", "--res", "45x60", "--classes", "2"]
+    monkeypatch.setattr(sys, "argv", ["segbench", "models", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    costs = {(row["name"], str(row["options"])): row for row in json.loads(capsys.readouterr().out)}
     assert costs["segnet-basic", "{}"]["parameters"] == 1_416_064 - 9 * 64
     assert costs["segnet-basic", "{'bias': True}"]["res"] == "45x60"
 
@@ -166,6 +185,112 @@ def test_profile_prints_a_row_and_writes_every_sample(tmp_path: Path) -> None:
         assert failed.returncode == 2, failed
         assert failed.stderr.startswith("segbench: ") and "Traceback" not in failed.stderr
         assert failed.stdout == "" and failed.stderr.splitlines()[-1].startswith("segbench: ")
+
+
+USAGE = Usage(
+    device="card",
+    res=(24, 32),
+    protocol="steady",
+    time_batch=1,
+    train_memory_batch=4,
+    infer_memory_batch=1,
+    threads=1,
+    forward_ms=Samples((2.0,)),
+    train_forward_ms=None,
+    backward_ms=None,
+    memory_mib={},
+    parameters=1,
+    trainable_parameters=1,
+    parameter_mb=1.0,
+    macs=None,
+)
+
+
+def profile(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[Usage | BaseException], *arguments: object) -> int:
+    """The exit code of `segbench profile` on two models, of which each measurement ends as `outcomes` say."""
+    left = iter(outcomes)
+
+    def measure(*_: object) -> Usage:
+        outcome = next(left)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("segbench.profiling.profile.profile", measure)
+    models = ["--model", "fcn-basic", "--model", "segnet-basic", "--option", "width=0.125", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["segbench", "profile", *models, *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_ctrl_c_shows_the_rows_that_are_finished(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows, numbers = tmp_path / "rows.json", tmp_path / "rows.csv"
+    assert profile(monkeypatch, [USAGE, KeyboardInterrupt()], "--json", rows, "--csv", numbers) == 130
+    shown = capsys.readouterr()
+    assert "│ fcn-basic" in shown.out and "segnet-basic" not in shown.out
+    assert "segbench: interrupted; 1 of 2 rows are finished" in shown.err and "Traceback" not in shown.err
+    assert [row["model"] for row in json.loads(rows.read_text())] == ["fcn-basic"]
+    assert len(numbers.read_text().splitlines()) == 2
+    assert profile(monkeypatch, [KeyboardInterrupt()]) == 130
+    shown = capsys.readouterr()
+    assert shown.out == "" and "0 of 2 rows are finished" in shown.err
+
+
+STRANGER = SettingError("isolation: other processes are on GPU-1: process 7; end them, or write isolation: warn")
+FOUND = "--isolation: other processes are on GPU-1: process 7; end them, or write --isolation warn"
+
+
+def test_a_stranger_at_the_start_ends_a_profile_and_a_later_one_fails_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert profile(monkeypatch, [STRANGER, USAGE], "--isolation", "error", "--json", tmp_path / "a.json") == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.splitlines()[-1] == f"segbench: {FOUND}"
+    assert not (tmp_path / "a.json").exists()
+    assert profile(monkeypatch, [USAGE, STRANGER], "--isolation", "error", "--json", tmp_path / "b.json") == 1
+    assert "│ fcn-basic" in capsys.readouterr().out
+    assert [row["failure"] for row in json.loads((tmp_path / "b.json").read_text())] == [None, FOUND]
+
+
+def test_a_model_that_fails_keeps_its_words_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failed = ModelError("profile: RuntimeError: bad memory: 3")
+    assert profile(monkeypatch, [failed, USAGE], "--json", tmp_path / "rows.json") == 1
+    assert "segnet-basic" in capsys.readouterr().out
+    assert [row["failure"] for row in json.loads((tmp_path / "rows.json").read_text())] == [str(failed), None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--precision", "fp31"], '--precision: "fp31" is not one of fp32, tf32, bf16, fp16; did you mean "fp32"?'),
+        (["--isolation", "eror"], '--isolation: "eror" is not one of warn, error; did you mean "error"?'),
+        (["--batch", "1,0"], '--batch: input should be greater than 0; found "0"'),
+        (
+            ["--scope", "model+resize"],
+            "the scope +resize needs --frame, the size that frames come in, as in --frame 720x960",
+        ),
+        (
+            ["--repetitions", "3"],
+            "--repetitions is a setting of the protocol caffe-time; found steady; leave one of them out",
+        ),
+        (
+            ["--min-seconds", "50"],
+            "--max-seconds is 60, for warm-up and measuring; allow four times --min-seconds (50)",
+        ),
+        (["--res", "45-60"], '--res: "45-60" is not a size; write HEIGHTxWIDTH, as in 360x480'),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_told_in_the_words_of_the_command_line(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert profile(monkeypatch, [], *arguments) == 2
+    assert capsys.readouterr().err == f"segbench: {words}\n"
 
 
 LONG = """\

@@ -1,16 +1,18 @@
 """What `segbench profile` prints and writes, of usages made by hand."""
 
 import csv
+import importlib.util
 import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
 from segbench.profiling.usage import Samples, Usage
 from segbench.report.cost_files import Profiled, as_csv, as_json
-from segbench.report.costs import cost_table
+from segbench.report.costs import cost_table, deviation_cells, machine_words
 
 USAGE = Usage(
     device="card",
@@ -65,14 +67,71 @@ def test_medians_stand_in_the_table_and_doubts_below_it() -> None:
 
 
 def test_a_variant_says_how_many_pixels_it_changes() -> None:
-    changed = {"changed_pixels": 0.0125, "largest_logit_error": 0.5}
+    changed: dict[str, float | None] = {"changed_pixels": 0.0125, "largest_logit_error": 0.5}
     half = replace(USAGE, precision="bf16", channels_last=True, deviation=changed, notes=("only here",))
     table = cost_table({"plain": USAGE, "half": half})
-    assert [found[table.columns.index("Changed %")] for found in table.rows] == ["0 (reference)", "1.250"]
+    changes = [[found[table.columns.index(head)] for head in ("Changed %", "Logit error")] for found in table.rows]
+    assert changes == [["0 (reference)", "0 (reference)"], ["1.250", "0.5"]]
+    assert "Changed %: pixels whose class is not that of fp32 eager" in " ".join(table.notes)
     assert any("bf16, channels-last" in note for note in table.notes)
     assert any("fp32 or bf16, channels-last" in note for note in table.notes)
     assert "half: only here" in table.notes and "plain: training at batch 4 not weighed" in table.notes
-    assert "Changed %" not in cost_table({"plain": USAGE}).columns
+    unknown = cost_table({"unknown": replace(USAGE, backend="compile")})
+    assert unknown.rows[0][unknown.columns.index("Changed %")] == "n/a"
+    plain = cost_table({"plain": USAGE})
+    assert "Changed %" not in [*plain.columns, *plain.notes] and "Changed" not in " ".join(plain.notes)
+
+
+def test_what_a_variant_changes_is_in_the_lines_of_csv_too() -> None:
+    told = replace(USAGE, deviation={"changed_pixels": 0.0125, "largest_logit_error": 0.5})
+    lost = replace(USAGE, deviation={"changed_pixels": None, "largest_logit_error": None})
+    lines = list(csv.DictReader(io.StringIO(as_csv([made(USAGE), made(told), made(lost), made(None, failure="x")]))))
+    assert [line["changed_pixels"] for line in lines] == ["0.0", "0.0125", "", ""]
+    assert [line["largest_logit_error"] for line in lines] == ["0.0", "0.5", "", ""]
+    assert [line["failure"] for line in lines] == ["", "", "", "x"]
+    assert deviation_cells(lost) == ["n/a", "not finite"]  # undecided, and past the end of fp16
+    assert deviation_cells(replace(USAGE, precision="bf16")) == ["n/a", "n/a"]  # a variant whose deviation is not known
+    assert deviation_cells(USAGE) == ["0 (reference)", "0 (reference)"] and deviation_cells(None) == ["n/a", "n/a"]
+
+
+def watched(after: float, median: float | None) -> Usage:
+    clock = None if median is None else {"min": 100.0, "median": median, "max": 9000.0}
+    state = {
+        "before": {"sm_clock_mhz": 1.0},
+        "during": {"readings": 3, "sm_clock_mhz": clock, "memory_clock_mhz": None, "power_max_w": 5.0},
+        "after": {"driver": "580", "sm_clock_mhz": after, "memory_clock_mhz": 2600.0, "temperature_c": 40.0},
+    }
+    return replace(USAGE, device_state=state)
+
+
+def test_clocks_are_those_while_it_was_timed() -> None:
+    machine = "Machine: card, 2 threads, driver 580; sm_clock_mhz"
+    rest = "; memory_clock_mhz 2600; temperature_c 40."
+    assert machine_words([watched(345, 1980)]) == [f"{machine} 1980 while timed{rest}"]
+    assert machine_words([watched(345, 1980), watched(345, 1755.5)]) == [f"{machine} 1756 to 1980 while timed{rest}"]
+    assert machine_words([watched(345, None)]) == [f"{machine} 345{rest}"]  # NVML did not say it then
+    mixed = machine_words([watched(300, 1980), watched(345, None)])
+    assert mixed == [f"{machine} 1980 while timed; sm_clock_mhz 345{rest}"]
+    old = {"driver": "470", "sm_clock_mhz": 900.0}
+    assert machine_words([replace(USAGE, device_state=old)]) == [
+        "Machine: card, 2 threads, driver 470; sm_clock_mhz 900."
+    ]
+    cpu = {"before": {"load_average": 9.0}, "during": {}, "after": {"load_average": 1.5}}
+    assert machine_words([replace(USAGE, device_state=cpu)]) == ["Machine: card, 2 threads; load_average 1.5."]
+
+
+def test_the_benchmark_tells_what_repeats_from_what_it_called_unstable() -> None:
+    place = REPOSITORY / "benchmarks/profiling.py"
+    spec = importlib.util.spec_from_file_location("profiling_benchmark", place)
+    assert spec and spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    ours = [Samples((time,), stable=stable) for time, stable in ((10.0, True), (10.2, True), (20.0, False))]
+    cells = benchmark.row("net", ours, [10.0, 10.2, 40.0]).split(" | ")
+    assert cells[4:] == ["100.0", "2.0", "300.0", "1 of 3 |"]
+    assert benchmark.row("net", ours[1:], [10.2, 20.0]).split(" | ")[5] == "n/a"
+    heads = next(line for line in place.read_text().splitlines() if "segbench ms" in line)
+    assert heads.count("|") - 1 == len(cells)
 
 
 def test_a_row_of_json_holds_every_sample_and_what_was_made_of_them() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from segbench.engine.recipe import Recipe
 from segbench.report import render, tables
 from segbench.report.table import Table
 from segbench.report.table6 import of_records
@@ -220,7 +221,27 @@ LATER: dict[str, Any] = {
     "norm_statistics": "running",
     "norm_eps": None,
     "input": None,
+    "schedule": {"name": "fixed", "warmup": 0},
+    "accumulate": 1,
+    "epochs": None,
+    "last_batch": "wrap",
+    "augment": {"flip": 0.0, "scale": None, "crop": None, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    | {"hue": 0.0},
+    "patience": None,
+    "sync_norm": False,
+    "mode": "deterministic",
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+    "cuda_graphs": False,
+    "fused": False,
+    "activation_checkpointing": False,
 }
+
+
+def test_every_setting_of_a_recipe_is_known_to_older_records() -> None:
+    asked = set(Recipe.model_fields) - {"optimizer", "batch_size", "iterations"}
+    assert asked - set(LATER) == {"class_weights", "select_by", "validate_every", "multipliers"}, "since the first"
 
 
 def test_a_newer_record_of_the_same_settings_is_told_apart_by_where_it_comes_from(tmp_path: Path) -> None:
@@ -333,14 +354,99 @@ def test_layouts_hold_the_same_cells() -> None:
     assert "1.00" in render.plain(table)
 
 
+USAGE: dict[str, Any] = {
+    "device": "card",
+    "res": [24, 32],
+    "protocol": "caffe-time",
+    "time_batch": 1,
+    "train_memory_batch": 4,
+    "infer_memory_batch": 1,
+    "threads": 2,
+    "forward_ms": {"measured_ms": [1.0]},
+    "train_forward_ms": {"measured_ms": [2.0]},
+    "backward_ms": None,
+    "memory_mib": {},
+    "parameters": 1,
+    "trainable_parameters": 1,
+    "parameter_mb": 1.0,
+    "macs": None,
+    "notes": [],
+}
+PROFILED: dict[str, Any] = {"options": {}, "profile": {"res": "24x32"}, "classes": 2}
+
+
+def timed(root: Path, label: str, model: str, environment: dict[str, Any], **changes: Any) -> Record:
+    """A record of a profile, with the paper's way to time it."""
+    run = run_of(label, model=model, **PROFILED | changes)
+    return make(root, label, run=run, evaluations=[], usage=USAGE, profiled_on=environment)
+
+
+def test_records_compare_where_classes_and_versions_are_those_of_segnet(tmp_path: Path) -> None:
+    newer = MACHINE | {"libraries": {"torch": "3"}}
+    timed(tmp_path, "SegNet", "segnet", MACHINE)
+    timed(tmp_path, "same", "unet", MACHINE | {"date": "2026-02-02T00:00:00Z", "commit": "d"})
+    timed(tmp_path, "newer", "unet", newer)
+    timed(tmp_path, "wide", "unet", MACHINE, classes=3)
+    table = of_records(tables.read([tmp_path]))
+    ratio = table.columns.index("Fwd /SegNet")
+    found = {line[0]: line[ratio] for line in table.rows if line[1] == "measured"}
+    assert found == {"SegNet": "1.00", "same": "1.00", "newer": "n/a", "wide": "n/a"}
+
+
+def test_the_summary_says_what_a_variant_changes(tmp_path: Path) -> None:
+    changed = {"changed_pixels": 0.0125, "largest_logit_error": 0.034, "largest_logit": 2.0}
+    make(tmp_path, "plain", usage=USAGE)
+    assert "Changed %" not in tables.summary(tables.read([tmp_path])).columns
+    for seed in (0, 1):
+        make(tmp_path, "half", seed, usage=USAGE | {"precision": "bf16", "deviation": changed})
+    make(tmp_path, "scored")
+    make(tmp_path, "gone", status="failed", reason="E", evaluations=[])
+    table = tables.summary(tables.read([tmp_path]))
+    expected = {
+        "plain": ("0 (reference)", "0 (reference)"),
+        "half": ("1.250", "0.034"),
+        "scored": ("n/a", "n/a"),
+        "gone": ("n/a", "n/a"),
+    }
+    for label, words in expected.items():
+        cells = row(table, label)
+        assert (cells["Changed %"], cells["Logit error"]) == words
+    assert "| 1.250 | 0.034 |" in render.markdown(table) and ",1.250,0.034\n" in render.comma_separated(table)
+    assert any("Changed %: pixels whose class is not that of fp32 eager" in note for note in table.notes)
+    numbers = tables.frame(tables.read([tmp_path])).set_index("label")["changed_pixels"]
+    assert numbers["plain"] == 0.0 and list(numbers["half"]) == [0.0125, 0.0125] and np.isnan(numbers["scored"])
+
+
+def test_a_run_whose_profile_failed_keeps_its_scores(tmp_path: Path) -> None:
+    make(tmp_path, "A", usage=USAGE, run=run_of("A", **PROFILED))
+    make(tmp_path, "B", status="failed", reason="ModelError: no TF32", run=run_of("B", **PROFILED))
+    make(tmp_path, "C", status="failed", reason="OSError: full", evaluations=[], run=run_of("C", profile=None))
+    kept = tables.read([tmp_path])
+    table = tables.summary(kept)
+    assert [line[:2] for line in table.rows] == [["A", "best (5)"], ["B", "best (5)"], ["C", "seed 0 failed"]]
+    assert row(table, "B")["mIoU"] == f"{MIOU * 100:.2f}" and row(table, "A")["Infer ms"] == "1.0"
+    assert row(table, "B")["Infer ms"] == row(table, "B")["Size MB"] == "n/a"
+    assert [note for note in table.notes if "failed" in note] == [
+        "B, seed 0 failed: ModelError: no TF32",
+        "C, seed 0 failed: OSError: full",
+    ]
+    assert list(tables.frame(kept)["label"]) == ["A", "B"]
+    assert [line[:2] for line in of_records(kept).rows[-2:]] == [["A", "measured"], ["B", "failed"]]
+
+
+def test_notes_tell_how_a_run_was_scored_whose_profile_failed(tmp_path: Path) -> None:
+    make(tmp_path, "B", status="failed", reason="E", run=run_of("B", **PROFILED))
+    text = " ".join(notes_of(tmp_path))
+    assert "by hand; test split, 1 images" in text and "Machine (scored): Abacus" in text and "Training: sgd" in text
+
+
 def test_a_profile_that_is_not_to_be_trusted_says_so_below_every_table(tmp_path: Path) -> None:
     doubt, plain = "forward unstable: the later half is 9 % slower", "macs leave out relu"
-    usage = {
-        "device": "card", "res": [24, 32], "protocol": "steady", "time_batch": 1, "train_memory_batch": 4,
-        "infer_memory_batch": 1, "threads": 2, "forward_ms": {"measured_ms": [1.0, 2.0], "stable": False},
-        "train_forward_ms": {"measured_ms": [3.0], "stable": False}, "backward_ms": None, "memory_mib": {},
-        "parameters": 1, "trainable_parameters": 1, "parameter_mb": 1.0, "macs": None, "notes": [doubt, plain],
-    }  # fmt: skip
+    times = {
+        "forward_ms": {"measured_ms": [1.0, 2.0], "stable": False},
+        "train_forward_ms": {"measured_ms": [3.0], "stable": False},
+    }
+    usage = USAGE | times | {"protocol": "steady", "notes": [doubt, plain]}
     make(tmp_path, "A", usage=usage, run=run_of("A", options={}, profile={"res": "24x32"}))
     make(
         tmp_path,

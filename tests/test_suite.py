@@ -6,7 +6,7 @@ import pytest
 
 from segbench.errors import SettingError
 from segbench.suite.load import load, parse_set
-from segbench.suite.plan import Given, kept_iterations, resolve_keys, select
+from segbench.suite.plan import Given, Keys, kept_iterations, resolve_keys, select
 
 GOOD = """\
 name: mini
@@ -75,8 +75,8 @@ MISTAKES = [
         11,
         ["recipe.iteratons is not a setting of a recipe", 'did you mean "iterations"?'],
     ),
-    ("  iterations: 20", "  iterations: 0", 11, ["recipe.iterations", "greater than 0"]),
-    ("  iterations: 20", "  iterations: many", 11, ["recipe.iterations", "integer"]),
+    ("  iterations: 20", "  iterations: 0", 11, ["recipe.iterations: input should be greater than 0; found 0"]),
+    ("  iterations: 20", "  iterations: many", 11, ["recipe.iterations", "integer", 'found "many"']),
     ("momentum: 0.5", "momentun: 0.5", 9, ["recipe.optimizer.momentun is not a setting of sgd", "momentum"]),
     ("name: sgd", "name: sdg", 9, ['"sdg" is not one of sgd, adamw', 'did you mean "sgd"?']),
     (
@@ -154,7 +154,7 @@ def test_only_selects_by_name_or_label(tmp_path: Path) -> None:
 DATA = {"train": "a", "val": "b", "test": "c"}
 
 
-def keys_of(tmp_path: Path, text: str = GOOD, data: dict[str, str] = DATA, run: int = 0):
+def keys_of(tmp_path: Path, text: str = GOOD, data: dict[str, str] = DATA, run: int = 0) -> Keys:
     _, runs = load(write(tmp_path, text))
     return resolve_keys(runs[run], data, Given(), {"device": "x"})
 

@@ -86,15 +86,15 @@ def test_a_scope_has_one_name() -> None:
     [
         ({"res": ["360"]}, '--res: "360" is not a size'),
         ({"time_batch": ["1", "x"]}, "--batch: "),
-        ({"precision": ["fp31"]}, '--precision: "fp31": '),
+        ({"precision": ["fp31"]}, '--precision: "fp31" is not one of fp32, tf32, bf16, fp16; did you mean "fp32"?'),
         ({"precision": ["fp32", "fp32"]}, "--precision: names a value twice"),
-        ({"backend": ["tensorrt"]}, '--backend: "tensorrt": '),
+        ({"backend": ["tensorrt"]}, '--backend: "tensorrt" is not one of eager, compile, onnxruntime'),
         ({"min_seconds": 0.0}, "--min-seconds: "),
         ({"max_seconds": float("inf")}, "--max-seconds: "),
-        ({"min_seconds": 50.0}, "allow four times `min_seconds`"),
+        ({"min_seconds": 50.0}, "--max-seconds is 60, for warm-up and measuring; allow four times --min-seconds (50)"),
         ({"time_batch": ["1", "01"]}, "stands there twice"),
         ({"scope": "net"}, '--scope: "net" is not a scope'),
-        ({"scope": "model+resize"}, "needs `frame`"),
+        ({"scope": "model+resize"}, "needs --frame"),
     ],
 )
 def test_a_mistake_on_the_command_line_names_its_flag(given: dict[str, Any], words: str) -> None:

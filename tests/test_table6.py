@@ -140,6 +140,20 @@ def test_what_failed_has_a_row_and_its_reason() -> None:
     assert table.notes[-1] == "U-Net (tf32): failed: a CPU has none"
 
 
+def test_what_a_variant_changes_stands_beside_its_times() -> None:
+    base = Measured("SegNet", "segnet", {}, usage(6.0))
+    told = {"changed_pixels": 0.0125, "largest_logit_error": 0.034, "largest_logit": 2.0}
+    half = Measured("SegNet (bf16)", "segnet", {}, usage(3.0, precision="bf16", deviation=told))
+    table = table6([base, half], {"U-Net": "a CPU has none"})
+    found = {(row[0], row[1]): row[-2:] for row in table.rows}
+    assert table.columns[-2:] == ["Changed %", "Logit error"]
+    assert found["SegNet (bf16)", "measured"] == ["1.250", "0.034"]
+    assert found["SegNet", "measured"] == ["0 (reference)", "0 (reference)"]
+    assert found["SegNet", "published"] == found["U-Net", "failed"] == ["n/a", "n/a"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert "Changed %" not in table6([base]).columns
+
+
 def test_one_kind_of_memory_is_compared() -> None:
     mib = {"train_nvml_process": None, "train_nvml_device": 9.0, "infer_nvml_process": 3.0, "infer_nvml_device": 4.0}
     given = usage(1.0, memory_mib=mib)

@@ -1,6 +1,7 @@
 """`segbench profile`: the cost of models, as in Table 6 of the SegNet paper."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,13 +60,11 @@ def profile(
 
     Each model gets the row of the SegNet paper's Table 6 and what is needed to believe it: forward, backward, training
     and inference memory, size. Several sizes, batches, precisions or backends, with commas between them, are measured
-    in every combination. A row that cannot be measured says why, the others go on, and the exit code is 1.
+    in every combination. A row that cannot be measured says why, the others go on, and the exit code is 1. Ctrl-C ends
+    the command with the table of the rows that are finished.
     """
-    from segbench.errors import SettingError
     from segbench.report import render
-    from segbench.report.cost_files import as_csv, as_json
     from segbench.report.costs import cost_table
-    from segbench.store.files import check_folder, write_text
 
     specs = read_specs(
         {
@@ -81,6 +80,31 @@ def profile(
     options = read_options(option or [])
     for name in model:
         check_model_name(name, allow_code)
+    check_files(json, csv)
+    rows: list[Profiled] = []
+    interrupted = False
+    try:
+        for row in measured(list(dict.fromkeys(model)), options, classes, specs, device):
+            rows.append(row)
+            # After each, so that one which takes the whole program down leaves what was measured before it.
+            write_files(rows, json, csv)
+    except KeyboardInterrupt:
+        interrupted = True
+    failures = {row.label: row.failure for row in rows if row.failure}
+    if rows:
+        render.show(cost_table({row.label: row.usage for row in rows if row.usage}, failures))
+    if interrupted:
+        render.warn(f"interrupted; {len(rows)} of {len(dict.fromkeys(model)) * len(specs)} rows are finished")
+        raise typer.Exit(130)
+    if failures:
+        raise typer.Exit(1)
+
+
+def check_files(json: Path | None, csv: Path | None) -> None:
+    """Raises `SettingError` for files that cannot be written, before hours of work."""
+    from segbench.errors import SettingError
+    from segbench.store.files import check_folder
+
     for flag, path in (("--json", json), ("--csv", csv)):
         if path and path.is_dir():
             raise SettingError(f"{flag} {path}: is a folder; name a file")
@@ -88,18 +112,17 @@ def profile(
             check_folder(path.parent, flag)
     if json and csv and json.resolve() == csv.resolve():
         raise SettingError(f"--json, --csv: both name {json}; name two files")
-    rows: list[Profiled] = []
-    for row in measured(list(dict.fromkeys(model)), options, classes, specs, device):
-        rows.append(row)
-        # After each, so that one which takes the whole program down leaves what was measured before it.
-        if json:
-            write_text(json, as_json(rows))
-        if csv:
-            write_text(csv, as_csv(rows))
-    failures = {row.label: row.failure for row in rows if row.failure}
-    render.show(cost_table({row.label: row.usage for row in rows if row.usage}, failures))
-    if failures:
-        raise typer.Exit(1)
+
+
+def write_files(rows: "Sequence[Profiled]", json: Path | None, csv: Path | None) -> None:
+    """All rows so far, in the files that are asked for."""
+    from segbench.report.cost_files import as_csv, as_json
+    from segbench.store.files import write_text
+
+    if json:
+        write_text(json, as_json(rows))
+    if csv:
+        write_text(csv, as_csv(rows))
 
 
 def listed(text: str) -> list[str]:
@@ -114,38 +137,49 @@ def read_specs(given: dict[str, Any]) -> "list[ProfileSpec]":
     from segbench.errors import SettingError
     from segbench.profiling.spec import ProfileSpec
     from segbench.profiling.sweep import points
+    from segbench.suite.load import in_words
 
-    flags = {"time_batch": "--batch"}
     try:
         settings = points({key: value for key, value in given.items() if value is not None})
         specs = [ProfileSpec.model_validate(point) for point in settings]
-        if len(set(map(repr, specs))) < len(specs):
-            raise SettingError("--res, --batch: the same value stands there twice; name each once")
-        return specs
     except ValidationError as error:
-        first = error.errors()[0]
-        words = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise SettingError(words) from None
-        key = str(first["loc"][0])
-        found = "" if "Value error" in first["msg"] else f' "{first["input"]}":'
-        raise SettingError(f"{flags.get(key, '--' + key.replace('_', '-'))}:{found} {words}") from None
+        where, words = in_words(error, ProfileSpec)
+        words = with_flags(words)
+        raise SettingError(f"{flag(str(where[0]))}{words}" if where else words.removeprefix(": ")) from None
     except ValueError as error:
         key, _, words = str(error).removeprefix("profile.").partition(" ")
-        raise SettingError(f"{flags.get(key, '--' + key.replace('_', '-'))}: {words}") from None
+        raise SettingError(f"{flag(key)}: {words}") from None
+    if len(set(map(repr, specs))) < len(specs):
+        raise SettingError("--res, --batch: the same value stands there twice; name each once")
+    return specs
+
+
+def flag(key: str) -> str:
+    """`time_batch`, a key of suites, as the command line calls it: `--batch`."""
+    return "--batch" if key == "time_batch" else f"--{key.replace('_', '-')}"
+
+
+def with_flags(words: str) -> str:
+    """Keys of a profile in a message for suites, as flags: `frame` -> `--frame`, `frame: 24x32` -> `--frame 24x32`."""
+    from segbench.profiling.spec import ProfileSpec
+
+    key = f"({'|'.join(ProfileSpec.model_fields)})"
+    words = re.sub(f"`{key}`", lambda found: flag(found[1]), words)
+    words = re.sub(f"^{key}: ", lambda found: f"{flag(found[1])}: ", words)
+    return re.sub(rf"(?<=\s){key}: (?=\S)", lambda found: f"{flag(found[1])} ", words)
 
 
 def measured(
     names: list[str], options: dict[str, Any], classes: int, specs: "list[ProfileSpec]", device: str
 ) -> "Iterator[Profiled]":
-    """Every model at every point, told one after the other."""
+    """Every model at every point in turn. Raises `SettingError` where the first cannot be measured as asked."""
     from functools import partial
 
     import torch
     from rich.console import Console
 
     from segbench.engine.device import resolve_device
-    from segbench.errors import ModelError
+    from segbench.errors import ModelError, SettingError
     from segbench.models.build import build
     from segbench.profiling.device import device_name
     from segbench.profiling.profile import profile as measure
@@ -168,9 +202,13 @@ def measured(
         try:
             usage = measure(partial(build, name, classes, options, spec.res), classes, spec, target)
             yield Profiled(label, name, options, classes, asked, here, usage)
-        except ModelError as error:
-            progress.print(f"segbench: {error}", soft_wrap=True, markup=False)
-            yield Profiled(label, name, options, classes, asked, here, None, str(error))
+        except (ModelError, SettingError) as error:
+            told = with_flags(str(error)) if isinstance(error, SettingError) else str(error)
+            # A stranger who is there at the start can be sent away; one who comes later fails the rows that he meets.
+            if isinstance(error, SettingError) and number == 1:
+                raise SettingError(told) from None
+            progress.print(f"segbench: {told}", soft_wrap=True, markup=False)
+            yield Profiled(label, name, options, classes, asked, here, None, told)
 
 
 def check_buildable(name: str, classes: int, options: dict[str, Any]) -> None:

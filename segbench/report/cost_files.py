@@ -8,11 +8,13 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from segbench.profiling.usage import REGIONS, Samples, Usage
-from segbench.report.costs import numbers, total, typical
+from segbench.report.costs import numbers, typical
 from segbench.spec import write_size
 
 ASKED = ("res", "frame", "protocol", "scope", "precision", "backend", "channels_last", "cuda_graphs", "time_batch")
 COUNTED = ("energy_mj", "parameters", "parameter_mb", "file_mb", "macs")
+MEMORY = ("train_mib", "infer_mib")
+DEVIATES = ("changed_pixels", "largest_logit_error")
 DERIVED = ("flops", "images_per_second")
 
 
@@ -78,25 +80,27 @@ def region(samples: Samples | None) -> dict[str, Any] | None:
 def as_csv(rows: Sequence[Profiled]) -> str:
     """A line a profile, under the names that JSON has; no samples. An empty cell is what was not measured.
 
-    A time is the one that the tables print: the median, in `caffe-time` the mean.
+    A time is the one that the tables print: the median, in `caffe-time` the mean. `changed_pixels` is a fraction.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     timed = [name for region in REGIONS for name in (region, f"{region.removesuffix('_ms')}_stable")]
-    writer.writerow(["label", "model", *ASKED, "device", *timed, "train_mib", "infer_mib", *COUNTED, "failure"])
+    measured = ["device", *timed, *MEMORY, *COUNTED, *DEVIATES]
+    writer.writerow(["label", "model", *ASKED, *measured, "failure"])
     for row in rows:
         asked = [row.asked.get(key) for key in ASKED]
-        found = values_of(row.usage) if row.usage else [None] * (1 + len(timed) + 2 + len(COUNTED))
+        found = values_of(row.usage) if row.usage else [None] * len(measured)
         cells = [row.label, row.model, *asked, *found, row.failure]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return buffer.getvalue()
 
 
 def values_of(usage: Usage) -> list[Any]:
-    """Device, times with their verdicts, memory and what was counted."""
+    """Device, times with their verdicts, memory, what was counted, and how far a variant is from fp32 eager."""
     times: list[Any] = []
     for key in REGIONS:
         samples: Samples | None = getattr(usage, key)
         times += [typical(samples, usage.protocol), samples.stable] if samples else [None, None]
+    found = numbers(usage)
     counted = [getattr(usage, key) for key in COUNTED]
-    return [usage.device, *times, total(usage, "train"), total(usage, "infer"), *counted]
+    return [usage.device, *times, *(found[key] for key in MEMORY), *counted, *(found[key] for key in DEVIATES)]

@@ -29,6 +29,10 @@ ORDER = (
     *("infer_ms", "images_per_second", "step_ms", "energy_mj", "parameters", "macs"),
 )
 UNSTABLE = "~: a time whose samples do not agree with each other, or are too few to tell."
+READ = ("load_average", "cpu_clock_mhz", "sm_clock_mhz", "memory_clock_mhz", "temperature_c")
+"""What a device reads differently from one profile to the next."""
+DEVIATION = ("Changed %", "Logit error")
+"""The headings of `deviation_cells`."""
 DOUBTFUL = (" not ", "unstable", "throttled", "other process", "max_seconds", "eager mode")
 """What is in a note that says that something was not measured, or may be wrong."""
 TOTALS = {
@@ -59,7 +63,21 @@ def numbers(usage: Usage) -> dict[str, int | float | None]:
         "parameters": usage.parameters,
         "parameter_mb": usage.parameter_mb,
         "macs": usage.macs,
+        "changed_pixels": deviation_of(usage, "changed_pixels"),
+        "largest_logit_error": deviation_of(usage, "largest_logit_error"),
     }
+
+
+def deviation_of(usage: Usage, key: str) -> float | None:
+    """How far a variant is from fp32 eager; that itself is 0 from itself. None where it cannot be told."""
+    if usage.deviation is None:
+        return 0.0 if is_reference(usage) else None
+    return usage.deviation.get(key)
+
+
+def is_reference(usage: Usage) -> bool:
+    """Whether this is fp32 eager itself, from which the deviations of others are."""
+    return variant_words(usage) == ["fp32"]
 
 
 def typical(samples: Samples, protocol: str) -> float:
@@ -85,13 +103,13 @@ def kind_of(usage: Usage, mode: str) -> str | None:
 
 def cost_table(usages: Mapping[str, Usage], failures: Mapping[str, str] | None = None) -> Table:
     """One row a profile; a profile that failed has a row too, and its reason below."""
-    deviates = any(usage.deviation for usage in usages.values())
-    columns = ["Model", *(COSTS[key][0] for key in ORDER), "Infer ms 5-95 %", *(["Changed %"] if deviates else [])]
+    deviates = has_variants(usages.values())
+    columns = ["Model", *(COSTS[key][0] for key in ORDER), "Infer ms 5-95 %", *(DEVIATION if deviates else [])]
     rows = []
     for name, usage in usages.items():
         found = numbers(usage)
         spread = f"{usage.forward_ms.p5:.1f}-{usage.forward_ms.p95:.1f}"
-        changed = [changed_percent(usage)] if deviates else []
+        changed = deviation_cells(usage) if deviates else []
         cells = [cost_cell(found[key], key) + ("~" if is_unstable(usage, key) else "") for key in ORDER]
         rows.append([name, *cells, spread, *changed])
     rows += [[name, *["n/a"] * (len(columns) - 1)] for name in failures or {}]
@@ -104,12 +122,20 @@ def is_unstable(usage: Usage, column: str) -> bool:
     return samples is not None and usage.protocol == "steady" and samples.stable is not True
 
 
-def changed_percent(usage: Usage) -> str:
-    """The share of pixels whose class is another than that of fp32 eager; fp32 eager itself changes none."""
-    if usage.deviation is None:
-        return "0 (reference)"
-    share = usage.deviation["changed_pixels"]
-    return "n/a" if share is None else f"{100 * share:.3f}"
+def has_variants(usages: Iterable[Usage]) -> bool:
+    """Whether some profile is of other numbers or of another backend than fp32 eager."""
+    return not all(is_reference(usage) for usage in usages)
+
+
+def deviation_cells(usage: Usage | None) -> list[str]:
+    """The share of pixels whose class is another than that of fp32 eager, in percent, and the largest error of a logit.
+
+    fp32 eager itself changes none. An error that is no number any more is one of fp16, whose numbers end at 65504.
+    """
+    if usage is None or usage.deviation is None:
+        return ["0 (reference)" if usage and is_reference(usage) else "n/a"] * 2
+    share, error = (usage.deviation.get(key) for key in ("changed_pixels", "largest_logit_error"))
+    return ["n/a" if share is None else f"{100 * share:.3f}", "not finite" if error is None else f"{error:.2g}"]
 
 
 def cost_cell(value: int | float | None, key: str) -> str:
@@ -157,7 +183,17 @@ def cost_words(usages: Sequence[Usage]) -> str:
         f"{either(', '.join(variant_words(usage)) for usage in usages)}; {statistics} of {passes_words(usages)} passes "
         f"at batch {either(usage.time_batch for usage in usages)} (Fwd, Bwd: training network with its loss; Infer: "
         f"evaluation mode); {measured}; size is 4 bytes a parameter, in 10^6 bytes"
-        f"{scope_words(usages)}."
+        f"{scope_words(usages)}{deviation_words(usages)}."
+    )
+
+
+def deviation_words(usages: Sequence[Usage]) -> str:
+    """What the numbers of variants beside fp32 eager mean, where there are any."""
+    return (
+        "; Changed %: pixels whose class is not that of fp32 eager, Logit error: the largest difference of a logit "
+        "from its own, both on random weights and noise, where many pixels are near a tie"
+        if has_variants(usages)
+        else ""
     )
 
 
@@ -189,20 +225,32 @@ def variant_words(usage: Usage) -> list[str]:
 
 def machine_words(usages: Sequence[Usage]) -> list[str]:
     """Each device with its threads and driver, and the range of what changed from one profile to the next."""
-    machines: dict[str, list[dict[str, Any]]] = {}
+    machines: dict[str, list[Mapping[str, Any]]] = {}
     for usage in usages:
-        # Records of before there was a watch hold one state.
-        after = usage.device_state.get("after", usage.device_state)
+        after = after_of(usage.device_state)
         fixed = "".join(f", {key} {after[key]}" for key in ("driver", "power_limit_w") if after.get(key) is not None)
-        machines.setdefault(f"{usage.device}, {usage.threads} threads{fixed}", []).append(after)
+        machines.setdefault(f"{usage.device}, {usage.threads} threads{fixed}", []).append(usage.device_state)
     return [f"Machine: {words}{changing(states)}." for words, states in machines.items()]
 
 
+def after_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was read after a profile. Records of before there was a watch hold one state."""
+    found: Mapping[str, Any] = state.get("after", state)
+    return found
+
+
 def changing(states: Sequence[Mapping[str, Any]]) -> str:
-    """`; sm_clock_mhz 1755 to 1980`: as read after each profile."""
+    """`; sm_clock_mhz 1755 to 1980 while timed; temperature_c 40`: afterwards, a card's clocks are those of rest."""
     words = ""
-    for key in ("load_average", "cpu_clock_mhz", "sm_clock_mhz", "memory_clock_mhz", "temperature_c"):
-        values = [f"{state[key]:.4g}" for state in states if state.get(key) is not None]
-        ordered = sorted(set(values), key=float)
-        words += f"; {key} {' to '.join(dict.fromkeys([ordered[0], ordered[-1]]))}" if ordered else ""
+    for key in READ:
+        timed = [found["median"] for state in states if (found := during_of(state).get(key))]
+        after = [after_of(state).get(key) for state in states if not during_of(state).get(key)]
+        for values, when in ((timed, " while timed"), (after, "")):
+            ordered = sorted({f"{value:.4g}" for value in values if value is not None}, key=float)
+            words += f"; {key} {' to '.join(dict.fromkeys([ordered[0], ordered[-1]]))}{when}" if ordered else ""
     return words
+
+
+def during_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of each clock its extremes and median while a GPU was timed; nothing of a CPU."""
+    return state.get("during") or {}

@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 
 from segbench.profiling.usage import Usage
 from segbench.published import Row, published
-from segbench.report.costs import UNSTABLE, cost_words, doubtful_notes, is_unstable, machine_words, numbers
+from segbench.report.costs import (
+    DEVIATION,
+    UNSTABLE,
+    after_of,
+    cost_words,
+    deviation_cells,
+    doubtful_notes,
+    has_variants,
+    is_unstable,
+    machine_words,
+    numbers,
+)
 from segbench.report.notes import machine_words as environment_words
 from segbench.report.table import Table
 from segbench.report.tables import Kept, current, group_of, row_labels
@@ -46,17 +57,20 @@ def table6(measured: Sequence[Measured], failures: Mapping[str, str] | None = No
     """Published and measured rows by model, those of the paper first; then models that the paper does not have."""
     paper = published("table6")
     reference = next(row.values for row in paper.rows if row.model == REFERENCE)
+    variants = has_variants(own.usage for own in measured)
     rows, placed = [], set()
     for row in paper.rows:
         rows.append([row.label, "published", *cells(row.values, reference)])
         for index, own in enumerate(measured):
             if is_row(own, row):
                 placed.add(index)
-                rows.append(measured_row(own, measured))
-    rows += [measured_row(own, measured) for index, own in enumerate(measured) if index not in placed]
-    rows += [[label, "failed", *["n/a"] * len(HEADED)] for label in failures or {}]
+                rows.append(measured_row(own, measured, variants))
+    rows += [measured_row(own, measured, variants) for index, own in enumerate(measured) if index not in placed]
+    rows += [[label, "failed"] for label in failures or {}]
+    columns = ["Model", "Source", *heads(), *(DEVIATION if variants else [])]
+    rows = [[*row, *["n/a"] * (len(columns) - len(row))] for row in rows]
     lines = [*notes(measured), *(f"{label}: failed: {reason}" for label, reason in (failures or {}).items())]
-    return Table(f"{paper.title}: published and measured", ["Model", "Source", *heads()], rows, lines)
+    return Table(f"{paper.title}: published and measured", columns, rows, lines)
 
 
 def heads() -> list[str]:
@@ -93,13 +107,14 @@ def is_row(own: Measured, row: Row) -> bool:
     return own.model == row.model and dict(own.options) in [dict(reading) for reading in row.readings]
 
 
-def measured_row(own: Measured, measured: Sequence[Measured]) -> list[str]:
+def measured_row(own: Measured, measured: Sequence[Measured], variants: bool) -> list[str]:
+    """Numbers with their ratios; beside `variants` also how far the row is from fp32 eager."""
     reference = next((numbers(other.usage) for other in measured if is_reference(other, own)), None)
     found = cells(numbers(own.usage), reference)
     marked = dict(zip(HEADED, found, strict=True)) | {
         key: f"{cell}~" for key, cell in zip(HEADED, found, strict=True) if is_unstable(own.usage, key)
     }
-    return [own.label, "measured", *marked.values()]
+    return [own.label, "measured", *marked.values(), *(deviation_cells(own.usage) if variants else [])]
 
 
 def conditions(own: Measured) -> tuple[Any, ...]:
@@ -109,7 +124,7 @@ def conditions(own: Measured) -> tuple[Any, ...]:
         *(usage.device, usage.threads, usage.res, usage.frame, usage.protocol, usage.scope),
         *(usage.time_batch, usage.train_memory_batch, usage.infer_memory_batch),
         *(usage.precision, usage.backend, usage.channels_last, usage.cuda_graphs),
-        *(own.classes, usage.device_state.get("after", usage.device_state).get("driver")),
+        *(own.classes, after_of(usage.device_state).get("driver")),
         *(libraries.get(name) for name in TIMED_BY),
     )
 

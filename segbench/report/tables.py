@@ -1,20 +1,22 @@
 """Records -> a tidy frame of numbers -> a table that says what it is.
 
 `frame` holds one row a record and evaluated checkpoint, scores as fractions, NaN where nothing was counted or timed.
+A run that failed after it was scored keeps its scores: its reason stands below the table.
 `summary` averages over seeds and prints percent; "n/a" stands where nothing was measured, never 0.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from segbench.engine.recipe import Recipe
 from segbench.profiling.spec import ProfileSpec
 from segbench.profiling.usage import Usage
-from segbench.report.costs import COSTS, numbers
+from segbench.report.costs import COSTS, DEVIATION, deviation_cells, has_variants, numbers
 from segbench.report.notes import notes
 from segbench.report.table import Table
 from segbench.scoring.counts import Counts
@@ -116,18 +118,22 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {key: text for part in parts for key, text in part.items()}
 
 
-LATER = {
-    "recipe.loss_normaliser": "valid-pixels",
-    "recipe.norm_statistics": "running",
-    "inference.name": "plain",
-} | flat({"profile": ProfileSpec().model_dump(mode="json")})
+LATER = {"inference.name": "plain"} | flat(
+    # Of a recipe, all but what must always be said.
+    {"recipe": Recipe.model_construct().model_dump(mode="json"), "profile": ProfileSpec().model_dump(mode="json")}
+)
 """The defaults of settings that came after the first records, but for those that are null."""
 
 
 def frame(kept: Iterable[Kept]) -> pd.DataFrame:
-    """One row a done record and evaluated checkpoint (one for a record that only profiled)."""
-    rows = [row for item in kept if item.record.status == "done" for row in rows_of(item)]
+    """One row a record that is done or scored, and evaluated checkpoint (one for a record that only profiled)."""
+    rows = [row for item in kept if has_numbers(item.record) for row in rows_of(item)]
     return pd.DataFrame(rows)
+
+
+def has_numbers(record: Record) -> bool:
+    """Whether there is something to show; what failed in its profile has been scored before."""
+    return record.status == "done" or bool(record.evaluations)
 
 
 def rows_of(item: Kept) -> list[dict[str, Any]]:
@@ -163,27 +169,37 @@ def summary(kept: Sequence[Kept]) -> Table:
     """The comparison of all runs: mean over seeds, with the sample standard deviation where there are several."""
     shown = current(kept)
     data, labels = frame(shown), row_labels(shown)
+    # A group's runs differ in the seed alone, and share one profile.
+    usages = {group_of(k.record): Usage.from_dict(k.record.usage) for k in shown if k.record.usage}
     columns, rows = ["Model", "At"], []
     if not data.empty:
         names, costs_shown = score_columns(data), [key for key in SHOWN_COSTS if key in data]
-        several = data["seed"].nunique() > 1
+        several, variants = data["seed"].nunique() > 1, has_variants(usages.values())
         columns += [*(["Seeds"] if several else []), *names.values(), *(COSTS[key][0] for key in costs_shown)]
-        # A group's runs differ in the seed alone.
+        columns += DEVIATION if variants else []
         for (group, checkpoint), part in data.groupby(["group", "checkpoint"], sort=False):
             seeds = [str(len(part))] if several else []
             percents = [spread(part[key] * 100, 2) for key in names]
             times = [spread(part[key].astype(float) * COSTS[key][1], COSTS[key][2]) for key in costs_shown]
-            rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *percents, *times])
-    reasons = []
+            changed = deviation_cells(usages.get(str(group))) if variants else []
+            rows.append([labels[str(group)], at(str(checkpoint), part), *seeds, *percents, *times, *changed])
+    failed_rows, reasons = failures(shown, labels)
+    rows += [[*row, *["n/a"] * (len(columns) - len(row))] for row in failed_rows]
+    title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
+    told = [(labels[group_of(item.record)], item.record) for item in shown if has_numbers(item.record)]
+    return Table(title, columns, rows, [*notes(told, len(kept) - len(shown)), *reasons])
+
+
+def failures(shown: Sequence[Kept], labels: Mapping[str, str]) -> tuple[list[list[str]], list[str]]:
+    """Of each run that failed its row, unless it was scored and has rows, and its reason."""
+    rows, reasons = [], []
     for item in shown:
         if item.record.status == "failed":
             seed, label = item.record.run["seed"], labels[group_of(item.record)]
             words = "failed" if seed is None else f"seed {seed} failed"
-            rows.append([label, words, *["n/a"] * (len(columns) - 2)])
+            rows += [] if has_numbers(item.record) else [[label, words]]
             reasons.append(f"{label}, {words}: {item.record.reason}")
-    title = ", ".join(dict.fromkeys(item.record.run["suite"] for item in shown))
-    done = [(labels[group_of(item.record)], item.record) for item in shown if item.record.status == "done"]
-    return Table(title, columns, rows, [*notes(done, len(kept) - len(shown)), *reasons])
+    return rows, reasons
 
 
 def score_columns(data: pd.DataFrame) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """YAML -> Suite, with errors that name the line, the setting, what is allowed and what was probably meant."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -180,31 +181,41 @@ def merge_errors(source: Source, suite: Suite) -> Callable[[int, ValidationError
 
 
 def explain(source: Source, error: ValidationError, root: type[BaseModel], base: Where) -> SettingError:
-    """The first mistake of a validation, in a reader's words."""
+    """The first mistake of a validation, in a reader's words, at its place."""
+    written, words = in_words(error, root)
+    where = (*base, *written)
+    return source.error(where, f"{spell(where) or 'the suite'}{words}")
+
+
+def in_words(error: ValidationError, root: type[BaseModel]) -> tuple[Where, str]:
+    """The first mistake of a validation: the setting inside `root`, and what to write behind the name of it.
+
+    `: "fp31" is not one of fp32, tf32; did you mean "fp32"?` or ` is missing`: the name is the caller's, for a suite
+    calls `time_batch` what the command line calls `--batch`.
+    """
     first = first_of(error)
     cls, written = follow(root, first["loc"])
-    where = (*base, *written)
-    name, kind = spell(where) or "the suite", first["type"]
+    kind, found = first["type"], first["input"]
     if kind == "extra_forbidden":
         word, known = str(written[-1]), list(cls.model_fields)
         thing = THINGS.get(cls.__name__, cls.__name__.removesuffix("Spec").lower())
-        message = f"{name} is not a setting of {thing} ({', '.join(known)}){did_you_mean(word, known)}"
-    elif kind == "missing":
-        message = f"{name} is missing"
-    elif kind == "union_tag_not_found":
-        message = f"{name}.name is missing; say which, as in {{name: ...}}"
-    elif kind in FORMS:
-        message = f"{name}: {FORMS[kind]}"
-    elif kind in ("literal_error", "union_tag_invalid"):
+        return written, f" is not a setting of {thing} ({', '.join(known)}){did_you_mean(word, known)}"
+    if kind == "missing":
+        return written, " is missing"
+    if kind == "union_tag_not_found":
+        return written, ".name is missing; say which, as in {name: ...}"
+    if kind in FORMS:
+        return written, f": {FORMS[kind]}"
+    if kind in ("literal_error", "union_tag_invalid"):
         context = first.get("ctx", {})
         expected = str(context.get("expected") or context.get("expected_tags"))
-        given = str(first["input"].get("name") if isinstance(first["input"], dict) else first["input"])
+        given = str(found.get("name") if isinstance(found, dict) else found)
         words = [w.strip("' ") for w in expected.replace(" or ", ", ").split(",")]
-        message = f'{name}: "{given}" is not one of {", ".join(words)}{did_you_mean(given, words)}'
-    else:
-        text = first["msg"].removeprefix("Value error, ")
-        message = f"{name}: {text[0].lower()}{text[1:]}"
-    return source.error(where, message)
+        return written, f': "{given}" is not one of {", ".join(words)}{did_you_mean(given, words)}'
+    text = first["msg"].removeprefix("Value error, ")
+    # Our own validators say what they found; pydantic's do not.
+    silent = kind != "value_error" and isinstance(found, str | int | float | None)
+    return written, f": {text[0].lower()}{text[1:]}" + (f"; found {json.dumps(found)}" if silent else "")
 
 
 def first_of(error: ValidationError) -> Any:

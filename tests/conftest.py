@@ -3,11 +3,14 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 # The networks of the tests are tiny: threads would spend their time waiting for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +38,21 @@ def camvid_root() -> Path:
 def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test finds only the data that it names itself."""
     monkeypatch.delenv("SEGBENCH_DATA", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scenes_are_drawn_once() -> Iterator[None]:
+    """Checks of every shape make the drawing seven times slower, and most tests draw the same few scenes."""
+    from segbench.data import synthetic
+
+    draw = lru_cache(maxsize=1024)(synthetic.draw_scene)
+
+    def remembered(seed: list[int], size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        return tuple(part.copy() for part in draw(tuple(seed), size))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_scene", remembered)
+        yield
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -70,7 +70,6 @@ WRONG_SUITES = {
     "? [a]\n: 3": "a setting's name is a word",
     "models: [segnet]\nextra: 2024-13-45": "not valid YAML",
     "models: [segnet]\nextra: \x01": "not valid YAML",
-    "models: [{name: deconvnet, options: {input_size: 24x32}}]\nprofile: {res: 32x32}": "models[0]",
     "models: [{name: segnet, options: {wdith: 0.5}}]\nprofile: {}": 'did you mean "width"',
     "models: [{name: segnet, weights: x.yaml, train: false}]\nscore: {}\ndata: {name: synthetic}": "models[0]",
     "models: [segnet]\ndata: {name: synthetic}\n"

@@ -87,7 +87,7 @@ def test_every_model_of_the_table_is_counted_at_the_size_that_it_is_made_for(
 
 
 def test_notes_name_what_is_not_counted() -> None:
-    rows = [row for row in cost_rows("45x60", 2) if row["name"] == "segnet-basic"]
+    rows = [next(row for row in cost_rows("45x60", 2) if row["name"] == "segnet-basic")]
     notes = " ".join(costs_table(rows, 2).notes)
     assert "MACs leave out normalisation, activations, pooling, unpooling, resizing and sums (--json names" in notes
     assert "native_batch_norm" in rows[0]["uncounted"] and "native" not in notes

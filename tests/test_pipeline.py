@@ -1,6 +1,7 @@
 """A suite end to end: records, sharing, resuming, failing, and input that stops everything before it starts."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -339,6 +340,40 @@ def test_a_suite_that_only_profiles(tmp_path: Path, segbench: Command, capsys: A
     assert record.usage is not None and record.evaluations == [] and record.training is None
     out = capsys.readouterr().out
     assert "FCN-Basic" in out and "n/a" in out and "memory was not measured" in out
+
+
+def test_a_size_that_a_model_cannot_take_fails_its_row_alone(tmp_path: Path, segbench: Command, capsys: Any) -> None:
+    path = tmp_path / "costs.yaml"
+    path.write_text(
+        "name: costs\nmodels: [{name: deconvnet, options: {width: 0.03125, input_size: 24x32}}]\n"
+        "profile: {res: [32x32, 24x32], protocol: caffe-time, repetitions: 1, memory: false, energy: false}\n"
+    )
+    assert segbench("run", path) == 1
+    records = {r.run["profile"]["res"]: r for r in map(read_record, record_folders(Path("results")))}
+    assert records["24x32"].status == "done" and records["24x32"].usage is not None
+    assert records["32x32"].status == "failed" and "32x32" in str(records["32x32"].reason)
+    assert "failed: ModelError: " in capsys.readouterr().out
+
+
+def test_what_a_failed_profile_leaves_is_kept(
+    suite: Path, segbench: Command, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from segbench import stages
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the card fell off the bus")
+
+    monkeypatch.setattr(stages, "profile", broken)
+    suite.write_text(SUITE + "profile: {res: 24x32}\n")
+    assert segbench("run", suite, "--only", "fcn-basic") == 1
+    (folder,) = record_folders(Path("results"))
+    record = read_record(folder)
+    assert record.status == "failed" and record.reason == "RuntimeError: the card fell off the bus"
+    assert record.training and record.evaluations and record.usage is None
+    assert all((folder / evaluation.counts).is_file() for evaluation in record.evaluations)
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "best (" in line)
+    assert re.search(r"\d\d\.\d\d", row) and "the card fell off the bus" in " ".join(out.split())
 
 
 def test_events_tell_the_whole_story(suite: Path, tmp_path: Path) -> None:

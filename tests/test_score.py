@@ -50,10 +50,13 @@ def pairs(images: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]
     return found
 
 
-def write(folder: Path, maps: dict[str, np.ndarray]) -> Path:
+def write(folder: Path, maps: dict[str, np.ndarray], times: int = 1) -> Path:
+    """The maps as files; with `times`, as many links to each."""
     folder.mkdir()
     for name, labels in maps.items():
         Image.fromarray(labels).save(folder / f"{name}.png")
+        for number in range(1, times):
+            os.link(folder / f"{name}.png", folder / f"{name}-{number}.png")
     return folder
 
 
@@ -311,7 +314,7 @@ def test_truth_against_itself_on_real_images(
 def test_an_interrupted_command_leaves_nothing_half_written(tmp_path: Path) -> None:
     given = pairs(2)
     for folder, place in (("truth", 0), ("guesses", 1)):
-        write(tmp_path / folder, {f"{name}-{i}": maps[place] for name, maps in given.items() for i in range(4000)})
+        write(tmp_path / folder, {name: maps[place] for name, maps in given.items()}, times=4000)
     (tmp_path / "classes.yaml").write_text(CLASSES)
     command = [sys.executable, "-m", "segbench.cli", "score", "--predictions", "guesses", "--truth", "truth"]
     command += ["--classes", "classes.yaml", "--json", "scores.json", "--resamples", "100000000"]
@@ -359,7 +362,7 @@ def test_what_takes_longer_than_expected_is_said(monkeypatch: pytest.MonkeyPatch
 def test_a_killed_command_takes_its_processes_along(tmp_path: Path) -> None:
     given = pairs(2)
     for folder, place in (("truth", 0), ("guesses", 1)):
-        write(tmp_path / folder, {f"{name}-{i}": maps[place] for name, maps in given.items() for i in range(6000)})
+        write(tmp_path / folder, {name: maps[place] for name, maps in given.items()}, times=6000)
     (tmp_path / "classes.yaml").write_text(CLASSES)
     command = [sys.executable, "-m", "segbench.cli", "score", "--predictions", "guesses", "--truth", "truth"]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Iterator
 from functools import reduce
 
 import numpy as np
@@ -18,6 +19,14 @@ from segbench.errors import SettingError
 
 # CamVid's training pixels in per cent, void last, from the released labels.
 CAMVID = (16.85, 23.26, 0.98, 31.66, 4.49, 9.72, 1.17, 1.13, 5.87, 0.64, 0.29, 3.95)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scenes_are_drawn_each_time() -> Iterator[None]:
+    """And not remembered, as they are for the other tests: here two drawings of a scene are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segbench.data.synthetic.draw_scene", draw_scene)
+        yield
 
 
 def drawn(split: str = "train", size: str = "60x80", **options: int) -> Dataset:

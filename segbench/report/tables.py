@@ -118,9 +118,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {key: text for part in parts for key, text in part.items()}
 
 
-LATER = {"inference.name": "plain"} | flat(
-    # Of a recipe, all but what must always be said.
-    {"recipe": Recipe.model_construct().model_dump(mode="json"), "profile": ProfileSpec().model_dump(mode="json")}
+LATER = flat(
+    {
+        "recipe": Recipe.model_construct().model_dump(mode="json"),  # all but what must always be said
+        "inference": {"name": "plain"},
+        "profile": ProfileSpec().model_dump(mode="json"),
+    }
 )
 """The defaults of settings that came after the first records, but for those that are null."""
 

@@ -63,7 +63,7 @@ def kept(record: Record, run: Run, keys: Keys, prepared: Prepared, work: Work, r
     try:
         return Finished(record, results.write(run.suite, record, kept_files(record, keys, work)))
     except OSError as error:
-        record = replace(blank(run, keys, prepared), status="failed", reason=reason(error))
+        record = replace(record, status="failed", reason=reason(error), evaluations=[])
         return Finished(record, results.write(run.suite, record, {}))
 
 
@@ -81,20 +81,34 @@ def kept_files(record: Record, keys: Keys, work: Work) -> dict[str, Path]:
 def perform(
     run: Run, keys: Keys, prepared: Prepared, frames: dict[str, Frames], work: Work, stages: Stages
 ) -> Generator[Event, None, Record]:
-    """The three stages, each adding to the record what it found; what one that fails leaves is kept with the reason."""
+    """The three stages, each adding to the record what it found. One that fails leaves its reason, whatever it was; the
+    other checkpoints, the profile and the other runs go on."""
     record = blank(run, keys, prepared)
-    try:
-        if run.recipe:
+    if run.recipe:
+        try:
             record = replace(record, training=(yield from stages.trained(run, keys, prepared, frames, work)))
-        for at in run.checkpoints:
+        except Exception as error:
+            return failed(record, error)  # there is nothing to score
+    for at in run.checkpoints:
+        try:
             facts = yield from stages.evaluated(run, at, keys, prepared, frames["test"], work)
             record = replace(record, evaluations=[*record.evaluations, Evaluation.of(at, facts)])
-        if run.profile:
+        except Exception as error:
+            record = failed(record, error)
+    if run.profile:
+        try:
             costs = yield from stages.profiled(run, keys, prepared, work)
             record = replace(record, usage=costs["usage"], profiled_on=costs["environment"])
-    except Exception as error:  # whatever it was, the other runs go on
-        return replace(record, status="failed", reason=reason(error), traceback=traceback.format_exc())
+        except Exception as error:
+            record = failed(record, error)
     return record
+
+
+def failed(record: Record, error: Exception) -> Record:
+    """The record with what went wrong first; to be called where the error is handled."""
+    if record.status == "failed":
+        return record
+    return replace(record, status="failed", reason=reason(error), traceback=traceback.format_exc())
 
 
 def reason(error: Exception) -> str:

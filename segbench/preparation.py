@@ -15,6 +15,7 @@ from segbench.engine.data_parallel import check_recipe
 from segbench.engine.dense_crf import DenseCrf, require_library
 from segbench.engine.inference import MonteCarlo
 from segbench.engine.monte_carlo import drops
+from segbench.engine.update import check_device
 from segbench.errors import ModelError, SegbenchError, SettingError
 from segbench.models.build import build
 from segbench.models.layers import use_norm_eps
@@ -70,7 +71,7 @@ def prepare(runs: Sequence[Run], device: torch.device, data_root: Path | None = 
     for run in {as_seen(run): run for run in runs}.values():
         check_model(run, prepared)
         check_class_weights(run, prepared)
-        check_processes(run, prepared)
+        check_training(run, prepared)
     return prepared
 
 
@@ -88,7 +89,9 @@ def check_model(run: Run, prepared: Prepared) -> None:
         if run.profile:
             check_build(run, run.profile.res)
         if prepared.size:
-            check_forward(run, prepared.size)
+            check_forward(run, prepared.size, prepared.size)
+        if prepared.size and run.recipe and run.recipe.augment.crop:
+            check_forward(run, prepared.size, run.recipe.augment.crop)
     except SegbenchError as error:
         raise ModelError(f"{run.where}: {error}") from None
 
@@ -114,11 +117,12 @@ def check_class_weights(run: Run, prepared: Prepared) -> None:
         raise SettingError(f"{run.where}: {error}") from None
 
 
-def check_processes(run: Run, prepared: Prepared) -> None:
-    """As many processes as there are can train as the recipe says."""
+def check_training(run: Run, prepared: Prepared) -> None:
+    """The device, and as many processes as there are, can train as the recipe says."""
     try:
         if run.recipe:
             check_recipe(run.recipe, prepared.device)
+            check_device(run.recipe, prepared.device)
     except SettingError as error:
         raise SettingError(f"{run.where}: {error}") from None
 
@@ -134,10 +138,10 @@ def check_build(run: Run, size: tuple[int, int]) -> nn.Module:
     return model
 
 
-def check_forward(run: Run, size: tuple[int, int]) -> None:
-    """One image of `size` on the meta device gives logits of its size."""
+def check_forward(run: Run, frames: tuple[int, int], size: tuple[int, int]) -> None:
+    """A model for frames of one size gives, on the meta device, logits of the size of its image."""
     with torch.device("meta"):
-        model = check_build(run, size)
+        model = check_build(run, frames)
         try:
             logits = model(torch.empty((1, 3, *size)))
         except SegbenchError:

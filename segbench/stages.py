@@ -4,7 +4,6 @@ Every stage is a generator of its own steps; what it returns are plain facts for
 half-way goes on (training) or starts again (the short ones).
 """
 
-import shutil
 import time
 from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from segbench.engine.evaluate import Found, Scored, evaluate
 from segbench.engine.train import Step, TrainingError, Validation, train
 from segbench.models.build import build
 from segbench.models.imagenet import weights_digest
+from segbench.precision import products_of
 from segbench.preparation import Prepared, network
 from segbench.profiling.profile import profile
 from segbench.store.environment import environment
@@ -57,11 +57,10 @@ def trained(
     if facts and kept_all(place, {*keep, facts["iteration"]}, facts["selected"]):
         checkpoint.conclude(place, checkpoint.Progress(selected=facts["selected"]))  # a kill may have cut it short
         return facts
-    if facts:
-        # Finished once, for a suite that kept fewer checkpoints; what that one kept stays wanted.
-        keep |= {int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()}
-        shutil.rmtree(place)
-    work.folder("train", keys.train)
+    # Perhaps finished once, for a suite that kept fewer checkpoints; what that one kept stays wanted, and stays there
+    # until it has been made again.
+    keep |= {int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()}
+    work.begin("train", keys.train)
     progress = yield from led(training, run, keys, keep, prepared, frames, work)
     weights = loss_weights(run, prepared)
     facts = asdict(progress) | {
@@ -151,9 +150,10 @@ def scoring(
         iteration = checkpoint.load_weights(work.place("train", str(keys.train)) / f"{name}.safetensors", model)
     spread(model.state_dict().values())
     folder = work.place("evaluate", keys.evaluate[at])
-    found = yield from evaluate(
-        model, frames["test"], prepared.num_classes, run.score, prepared.device, folder, run.inference
-    )
+    with products_of("fp32", prepared.device):  # as in validation, whatever the user's or torch's defaults
+        found = yield from evaluate(
+            model, frames["test"], prepared.num_classes, run.score, prepared.device, folder, run.inference
+        )
     return found, iteration
 
 

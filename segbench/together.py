@@ -24,7 +24,7 @@ import torch
 
 from segbench.data.batches import Frames
 from segbench.engine.distributed import Ended, ended, first_to_end, rank, told
-from segbench.pipeline import blank, reason
+from segbench.pipeline import blank, kept_files, reason
 from segbench.preparation import Prepared
 from segbench.store.files import Results, Work
 from segbench.store.record import Record
@@ -59,10 +59,10 @@ def follow(device: torch.device, work: Work, results: Results) -> Record | None:
             if not first_to_end():
                 raise Ended from error
             words = f"process {rank()}: {reason(error)}"
-            record = replace(
-                blank(run, keys, prepared), status="failed", reason=words, traceback=traceback.format_exc()
-            )
-            results.write(run.suite, record, {})
+            # Scores that an earlier try recorded stay.
+            before = results.find(run.suite, keys.record) or blank(run, keys, prepared)
+            record = replace(before, status="failed", reason=words, traceback=traceback.format_exc())
+            results.write(run.suite, record, kept_files(record, keys, work))
             return record
     return None
 

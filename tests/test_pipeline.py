@@ -376,6 +376,41 @@ def test_what_a_failed_profile_leaves_is_kept(
     assert re.search(r"\d\d\.\d\d", row) and "the card fell off the bus" in " ".join(out.split())
 
 
+def test_a_damaged_checkpoint_keeps_no_other_from_its_scores(suite: Path, segbench: Command) -> None:
+    assert segbench("run", suite, "--only", "fcn-basic") == 0
+    shutil.rmtree("results")
+    shutil.rmtree(".segbench/evaluate")
+    (kept,) = Path(".segbench/train").glob("*/3.safetensors")
+    *others, last = kept.read_bytes()
+    kept.write_bytes(bytes([*others, last ^ 1]))
+    assert segbench("run", suite, "--only", "fcn-basic") == 1
+    (folder,) = record_folders(Path("results"))
+    record = read_record(folder)
+    assert record.status == "failed" and "3.safetensors: not a readable checkpoint" in str(record.reason)
+    assert [evaluation.checkpoint for evaluation in record.evaluations] == ["best"]
+
+
+def test_what_is_trained_again_stays_until_it_has_been(
+    suite: Path, segbench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segbench import stages
+
+    assert segbench("run", suite, "--only", "fcn-basic") == 0
+    before = {p.name: p.read_bytes() for p in Path(".segbench/train").glob("*/[0-9]*.safetensors")}
+
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("no power")
+
+    again = ["run", suite, "--only", "fcn-basic", "--set", "score.at=[5]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "train", killed)
+        assert segbench(*again) == 1
+    assert {p.name: p.read_bytes() for p in Path(".segbench/train").glob("*/[0-9]*.safetensors")} == before
+    assert segbench(*again) == 0
+    after = {p.name: p.read_bytes() for p in Path(".segbench/train").glob("*/[0-9]*.safetensors")}
+    assert after.items() > before.items() and "5.safetensors" in after
+
+
 def test_events_tell_the_whole_story(suite: Path, tmp_path: Path) -> None:
     _, runs = load(suite)
     prepared = prepare(runs, torch.device("cpu"))

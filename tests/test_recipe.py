@@ -8,7 +8,7 @@ import pytest
 from segbench.engine.recipe import Recipe
 from segbench.errors import SettingError
 from segbench.suite.load import load
-from segbench.suite.plan import Run, with_lengths
+from segbench.suite.plan import Run, resolve_keys, with_lengths
 
 GIVEN: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 4}
 
@@ -26,6 +26,7 @@ GIVEN: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 
         ({"iterations": 3, "augment": {"flip": 1.5}}, "less than or equal to 1"),
         ({"iterations": 3, "schedule": "polly"}, "polly"),
         ({"iterations": 3, "accumulate": 0}, "greater than 0"),
+        ({"iterations": 3, "schedule": {"name": "poly", "warmup": 3}}, "the full rate would never be reached"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -72,3 +73,24 @@ def test_a_training_that_may_stop_early_is_scored_where_it_ends(tmp_path: Path) 
     assert run.checkpoints == ("best", "last")
     with pytest.raises(SettingError, match=r"with patience a training may end before 6; write best or last"):
         planned(tmp_path, patient, at="[6]")
+
+
+def test_epochs_and_their_iterations_share_a_training(tmp_path: Path) -> None:
+    (epochs,) = with_lengths(planned(tmp_path, "epochs: 3"), 10)
+    (iterations,) = planned(tmp_path, "iterations: 8")
+    keys = [resolve_keys(run, {"train": "t", "test": "s"}).train for run in (epochs, iterations)]
+    assert keys[0] == keys[1]
+
+
+def test_a_warm_up_longer_than_the_epochs_is_refused_when_they_are_counted(tmp_path: Path) -> None:
+    runs = planned(tmp_path, "epochs: 3, schedule: {name: poly, warmup: 8}")
+    with pytest.raises(SettingError, match=r"schedule.warmup \(8\) is not less than the 8 iterations of 3 epochs"):
+        with_lengths(runs, 10)
+
+
+def test_epochs_on_the_command_line_replace_the_suites_iterations(tmp_path: Path) -> None:
+    planned(tmp_path, "iterations: 9")
+    (run,) = load(tmp_path / "s.yaml", ["recipe.epochs=2"])[1]
+    assert run.recipe is not None and (run.recipe.iterations, run.recipe.epochs) == (None, 2)
+    with pytest.raises(SettingError, match="both say how long"):
+        load(tmp_path / "s.yaml", ["recipe.epochs=2", "recipe.iterations=3"])

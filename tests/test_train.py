@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segbench.data import open_dataset
@@ -15,12 +16,13 @@ from segbench.data.batches import Frames
 from segbench.data.class_weights import ClassWeights
 from segbench.data.spec import DataSpec
 from segbench.engine import batchnorm, checkpoint
+from segbench.engine.augment import augmented, image_seeds
 from segbench.engine.order import batch_indices
 from segbench.engine.recipe import Recipe
 from segbench.engine.train import Step, TrainingError, Validation, seed_generators, train
 from segbench.engine.update import Loss, Update
 from segbench.engine.validation import validate
-from segbench.errors import RecordError
+from segbench.errors import RecordError, SettingError
 
 CPU = torch.device("cpu")
 CLASSES = 11
@@ -345,3 +347,99 @@ def test_how_long_the_network_had_no_images_is_told(
     _, steps = begin(tmp_path, frames, recipe(iterations=6, validate_every=None))
     progress = run_to_end(steps)
     assert 0.1 < progress.waited_s < progress.seconds
+
+
+def test_class_weights_reach_the_loss(tmp_path: Path, frames: dict[str, Frames]) -> None:
+    weights = torch.linspace(0.5, 3, CLASSES)
+    _, steps = begin(tmp_path, frames, recipe(loss_normaliser="none"), class_weights=weights)
+    first = next(steps).loss
+    steps.close()
+    torch.manual_seed(3)
+    model = Tiny()
+    seed_generators(3, 0)  # dropout
+    batch = frames["train"].batch(batch_indices(10, 4, "wrap", 3, 0))
+    logits = model(model.input(batch.images))
+    expected = F.cross_entropy(logits, batch.labels.long(), weights, ignore_index=CLASSES, reduction="sum")
+    assert first == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_every_image_is_augmented_by_a_seed_of_its_place_in_the_training(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    real = augmented
+
+    def noted(batch: Any, settings: Any, seeds: Any, void: int) -> Any:
+        given.extend(seeds)
+        return real(batch, settings, seeds, void)
+
+    monkeypatch.setattr("segbench.engine.train.augmented", noted)
+    changes: dict[str, Any] = {"iterations": 4, "accumulate": 2, "validate_every": None, "augment": {"flip": 0.5}}
+    list(begin(tmp_path, frames, recipe(**changes))[1])
+    assert given == image_seeds(3, range(4 * 2 * 4)) and len(set(given)) == len(given)
+
+
+class Asleep(Tiny):
+    """As some libraries give their networks: what is inside is in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers.eval()
+
+
+class Frozen(Tiny):
+    """Its normalisation keeps its statistics in training."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.layers[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("make", [Asleep, Frozen])
+def test_a_network_is_in_training_mode_from_the_first_iteration_on(
+    make: type[Tiny], tmp_path: Path, frames: dict[str, Frames]
+) -> None:
+    ends = []
+    for stop in (None, 2):
+        for _ in range(2 if stop else 1):
+            torch.manual_seed(3)
+            model = make()
+            steps = train(model, frames["train"], recipe(), CLASSES, 3, tmp_path / str(stop), CPU)
+            for event in steps:
+                if isinstance(event, Step) and event.iteration == stop:
+                    break
+            steps.close()
+        ends.append(model)
+    assert same(*ends)
+    tracked = ends[0].layers[1].num_batches_tracked
+    assert tracked == (12 if make is Asleep else 0), "normalised by batches, or frozen, throughout"
+
+
+def test_weights_under_two_names_are_kept(tmp_path: Path, frames: dict[str, Frames]) -> None:
+    torch.manual_seed(3)
+    model = Tiny()
+    model.again = model.layers[0]
+    progress = run_to_end(train(model, frames["train"], recipe(), CLASSES, 3, tmp_path, CPU))
+    other = Tiny()
+    other.again = other.layers[0]
+    assert checkpoint.load_weights(tmp_path / f"{progress.iteration}.safetensors", other) == 12
+    assert same(model, other)
+
+
+def test_other_processes_do_not_go_on_with_it(
+    tmp_path: Path, frames: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, steps = begin(tmp_path, frames, recipe())
+    next(steps)
+    steps.close()
+    monkeypatch.setattr("segbench.engine.train.processes", lambda: 2)
+    with pytest.raises(TrainingError, match=r"1 processes began this training.* go on with as many, or delete"):
+        next(begin(tmp_path, frames, recipe())[1])
+
+
+def test_one_image_alone_that_cannot_be_normalised_is_told(tmp_path: Path, frames: dict[str, Frames]) -> None:
+    model = Tiny()
+    model.layers.insert(0, nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(SettingError, match="batch normalisation cannot learn from one image"):
+        list(train(model, frames["train"], recipe(batch_size=1), CLASSES, 3, tmp_path, CPU))

@@ -41,7 +41,8 @@ def print_plan(suite: Suite, runs: list[Run], results: Path, work: Path, data: P
         table.add_row(run.name, train, scoring_words(run, keys, Work(work), finished), profile_words(run, finished))
     console.print(table)
     console.print(
-        f"To train: {images:,} images in all. {scoring_load(runs, datasets)}{speed_words(runs, todo, results)}"
+        f"To train: {images:,} images in all. {scoring_load(runs, datasets)}{speed_words(runs, todo, results)}",
+        soft_wrap=True,
     )
 
 

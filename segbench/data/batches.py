@@ -2,8 +2,9 @@
 
 A split of n frames of h x w takes 4 n h w bytes with its labels: 254 MB for the 367 frames of CamVid at 360x480. It is
 kept when that is at most half of what this process may take (`memory.py`) at the moment its first batch is asked for,
-so that splits filled earlier count as taken; processes that torchrun starts on one machine share the half. A frame of
-a kept split is decoded when it is first asked for. A split that does not fit keeps nothing.
+so that splits filled earlier count as taken, and what they will still fill does too; processes that torchrun starts
+on one machine share the half. A frame of a kept split is decoded when it is first asked for. A split that does not fit
+keeps nothing.
 
 Files are decoded by threads, which Pillow lets run side by side; so all of them fill one and the same memory, and
 nothing is copied between processes. Torch enters the data here and nowhere before.
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -26,6 +28,15 @@ from segbench.workers import processors
 
 SHARE = 0.5
 """Of the available memory, what the frames of one split may take."""
+
+
+KEEPING: "WeakSet[Frames]" = WeakSet()
+"""All splits of this process that keep their frames."""
+
+
+def promised() -> int:
+    """Bytes that kept splits will still take: memory counts as free until a frame is written to it."""
+    return sum(frames.size_bytes * frames._decoded.count(False) // len(frames) for frames in list(KEEPING))
 
 
 class Batch(NamedTuple):
@@ -73,9 +84,11 @@ class Frames:
         with self._deciding:
             if self._fits is None:
                 processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
-                self._fits = self.size_bytes * processes <= SHARE * available_bytes()
+                self._fits = self.size_bytes * processes <= SHARE * (available_bytes() - processes * promised())
                 # Memory that is never written is never taken.
                 self._kept = self._arrays(len(self)) if self._fits else None
+                if self._fits:
+                    KEEPING.add(self)
             return self._fits
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:

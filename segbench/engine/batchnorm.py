@@ -98,4 +98,5 @@ def tallied(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[list[Tally]]
         for handle, layer, (momentum, batches) in zip(handles, layers, before, strict=True):
             handle.remove()
             layer.__dict__.pop("forward", None)
-            layer.momentum, layer.num_batches_tracked = momentum, batches
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(batches)  # type: ignore[union-attr]

@@ -42,6 +42,7 @@ class Progress:
     selected: int | None = None
     seconds: float = 0.0
     waited_s: float = 0.0
+    processes: int = 1
 
 
 class State(NamedTuple):
@@ -53,7 +54,7 @@ class State(NamedTuple):
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], former: Path | None = None) -> None:
     """Write a file; the one that stood there becomes `former`. Raises `RecordError` when it cannot be written."""
-    there = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    there = on_host(tensors)
     text = json.dumps(facts)
     try:
         with draft_of(path, former) as draft:
@@ -62,6 +63,18 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], f
         raise RecordError(
             f"{path}: cannot be written ({error}); make room, and the same command goes on from the state before"
         ) from error
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor in memory of its own: safetensors refuses weights that two names share."""
+    there: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        host = tensor.detach().cpu().contiguous()
+        place = host.untyped_storage().data_ptr()
+        there[name] = host.clone() if place in taken else host
+        taken.add(place)
+    return there
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

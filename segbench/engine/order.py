@@ -70,6 +70,11 @@ def with_length(recipe: Recipe, count: int) -> Recipe:
             f"recipe.validate_every ({recipe.validate_every}) is more than the {iterations} iterations of "
             f"{recipe.epochs} epochs over {count} images: no checkpoint would ever be selected; lower validate_every"
         )
+    if recipe.schedule.warmup >= iterations:
+        raise SettingError(
+            f"recipe.schedule.warmup ({recipe.schedule.warmup}) is not less than the {iterations} iterations of "
+            f"{recipe.epochs} epochs over {count} images: the full rate would never be reached; lower it"
+        )
     return recipe.model_copy(update={"iterations": iterations})
 
 

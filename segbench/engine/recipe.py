@@ -91,8 +91,8 @@ class Recipe(Spec):
     """`shipped`: the numbers printed in the released SegNet files, for datasets that have some."""
     loss_normaliser: LossNormaliser = "valid-pixels"
     """What the weighted sum over a batch is divided by: the number of valid pixels (caffe-segnet's code), the sum of
-    their weights (PyTorch's weighted mean), or nothing (the SegNet paper's words, and the files of FCN, whose rates
-    of 1e-10 and below go with it). Without class weights the first two are the same."""
+    their weights (PyTorch's weighted mean), or nothing (the SegNet paper's words, and at batch 1 the files of FCN,
+    whose rates of 1e-10 and below go with it). Without class weights the first two are the same."""
     augment: Augmentation = Augmentation()
     select_by: Literal["global_accuracy", "mean_iou"] = "global_accuracy"
     validate_every: PositiveInt | None = None
@@ -137,6 +137,11 @@ class Recipe(Spec):
             raise ValueError(
                 f"validate_every ({self.validate_every}) is more than iterations ({self.iterations}): "
                 "no checkpoint would ever be selected; lower validate_every"
+            )
+        if self.iterations and self.schedule.warmup >= self.iterations:
+            raise ValueError(
+                f"schedule.warmup ({self.schedule.warmup}) is not less than iterations ({self.iterations}): "
+                "the full rate would never be reached; lower it"
             )
         if self.patience and not self.validate_every:
             raise ValueError("patience needs validation; set validate_every")

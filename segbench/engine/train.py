@@ -33,7 +33,7 @@ from segbench.engine.augment import augmented, image_seeds
 from segbench.engine.checkpoint import Progress
 from segbench.engine.data_parallel import batch_loss, normalised_together, nothing_to_learn, parallel
 from segbench.engine.determinism import computing
-from segbench.engine.distributed import agreed, is_first, rank, share, told
+from segbench.engine.distributed import agreed, is_first, processes, rank, share, told
 from segbench.engine.optimizer import make_optimizer, set_rates
 from segbench.engine.order import batch_indices
 from segbench.engine.recipe import Recipe
@@ -90,7 +90,8 @@ def train(
 
     `recipe.iterations` is known (`order.with_length`). `class_weights` [K]; `keep`: iterations whose weights are kept
     beside the last. When `folder` holds an interrupted training that kept all of them so far, goes on from there.
-    Raises `TrainingError` when the loss is not finite.
+    Raises `TrainingError` when the loss is not finite. One training at a time: what `computing` sets holds until the
+    generator ends, for whoever iterates as well.
     """
     assert recipe.iterations is not None, "a recipe whose length is not known yet"
     with computing(recipe, device):
@@ -116,19 +117,19 @@ def train(
                 scored = validation if is_due(progress.iteration, recipe) else None
                 rests = kept or scored is not None or time.monotonic() - saved > SAVE_EVERY_S
                 losses = read(unread, 0 if rests else UNREAD, progress)
+                took = time.perf_counter() - began
                 if scored is not None and not agreed(True):
                     break  # the first process, which judges them, has found one that is not finite
                 if recipe.norm_statistics == "training-set" and (kept or scored is not None):
                     batchnorm.use_training_set(model, frames, normalised_together(recipe), device)
                 found = None if scored is None else select(model, scored, recipe, num_classes, folder, device, progress)
-                seconds = time.perf_counter() - began
-                progress.seconds += seconds
+                progress.seconds += time.perf_counter() - began
                 if kept or ended(progress, recipe):
                     keep_weights(folder / f"{progress.iteration}.safetensors", model, progress.iteration)
                 if rests:
                     save(folder, model, optimizer, progress, update)
                     saved = time.monotonic()
-                yield from steps(losses, progress, seconds, recipe)
+                yield from steps(losses, progress, took, recipe)
                 if found is not None:
                     yield found
         except GeneratorExit:
@@ -156,7 +157,12 @@ def resumed(
         state = None
     state = told(state)
     if state is None:
-        return Progress()
+        return Progress(processes=processes())
+    if state.progress.processes != processes():
+        raise TrainingError(
+            f"{folder}: {state.progress.processes} processes began this training, and {processes()} would normalise "
+            "and drop otherwise; go on with as many, or delete the folder"
+        )
     update.restore(checkpoint.restore(state, model, optimizer))
     return state.progress
 
@@ -184,15 +190,19 @@ def feed(
     assert recipe.iterations is not None
     numbers = range(first * recipe.accumulate, recipe.iterations * recipe.accumulate)
 
-    def order_of(number: int) -> list[int]:
-        return batch_indices(len(frames), recipe.batch_size, recipe.last_batch, seed, number)
+    sizes: deque[int] = deque()  # of the batches on their way
 
-    shown = (share(order) or order[:1] for order in map(order_of, numbers))
-    with closing(prefetched(frames, shown, device)) as batches:
+    def shown() -> Iterator[list[int]]:
+        for number in numbers:
+            order = batch_indices(len(frames), recipe.batch_size, recipe.last_batch, seed, number)
+            sizes.append(len(order))
+            yield share(order) or order[:1]
+
+    with closing(prefetched(frames, shown(), device)) as batches:
         given: list[Batch] = []
         for number, batch in zip(numbers, batches, strict=True):
             place = number * recipe.batch_size
-            seeds = image_seeds(seed, range(place, place + len(order_of(number))))
+            seeds = image_seeds(seed, range(place, place + sizes.popleft()))
             batch = augmented(batch, recipe.augment, share(seeds) or seeds[:1], void)
             given.append(batch if share(seeds) else nothing_to_learn(batch, void))
             if len(given) == recipe.accumulate:

@@ -29,7 +29,7 @@ from segbench.engine.activation_checkpointing import forget_activations
 from segbench.engine.distributed import averaged
 from segbench.engine.recipe import Recipe
 from segbench.errors import SettingError
-from segbench.precision import arranged, autocast_of, laid_out
+from segbench.precision import arranged, autocast_of, laid_out, products_of
 
 LossOf = Callable[[Float[Tensor, "n channels h w"], UInt8[Tensor, "n h w"]], Float[Tensor, ""]]
 
@@ -60,8 +60,7 @@ class Update:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device, loss_of: LossOf
     ) -> None:
-        if recipe.cuda_graphs and device.type != "cuda":
-            raise SettingError(f"cuda_graphs: {device} has none; leave the setting out, or train on a CUDA device")
+        check_device(recipe, device)
         self.model, self.optimizer, self.recipe, self.device = model, optimizer, recipe, device
         self.loss_of = loss_of
         self.network = model.module if isinstance(model, DistributedDataParallel) else model
@@ -71,6 +70,8 @@ class Update:
             forget_activations(self.network)
         self.forward = compiled(model, recipe.cuda_graphs) if recipe.compile else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        # Also where the outermost module says so already: some libraries leave what is inside in evaluation mode.
+        self.model.train()
 
     def __call__(self, batches: Sequence[Batch]) -> Loss:
         """Update by batches that lie on the device, each a pass; the loss before it. The host waits for no kernel
@@ -81,7 +82,7 @@ class Update:
         losses = []
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
-            with self._gradients_sent(last), compiler_in_words():
+            with self._gradients_sent(last), compiler_in_words(), lone_images_in_words():
                 losses.append(self._pass(batch, len(batches)))
             if not last and self.recipe.cuda_graphs:
                 self._keep_gradients()
@@ -143,6 +144,28 @@ def compiled(model: nn.Module, cuda_graphs: bool) -> Callable[[Tensor], Tensor]:
     # After eight sizes of one class in a process, the others would be eager without a word.
     torch.compiler.reset()
     return torch.compile(model, dynamic=False, mode="reduce-overhead" if cuda_graphs else None)
+
+
+def check_device(recipe: Recipe, device: torch.device) -> None:
+    """`SettingError` for numbers or graphs that the device has not."""
+    if recipe.cuda_graphs and device.type != "cuda":
+        raise SettingError(f"cuda_graphs: {device} has none; leave the setting out, or train on a CUDA device")
+    with products_of(recipe.precision, device):
+        pass
+
+
+@contextmanager
+def lone_images_in_words() -> Iterator[None]:
+    """`SettingError` where batch normalisation finds one value a channel: one image, pooled to one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise SettingError(
+            "recipe.batch_size: this network's batch normalisation cannot learn from one image alone, and a batch "
+            "holds no more; write a larger batch_size, or last_batch: wrap or drop"
+        ) from error
 
 
 @contextmanager

@@ -158,8 +158,11 @@ def machine_lines(records: Sequence[Record]) -> list[str]:
 
 
 def machine_words(environment: Mapping[str, Any]) -> str:
-    """Device, threads, versions, commit (`+`: with changes that were not committed) and date."""
+    """Device, threads, processes where there were several, versions, commit (`+`: with changes that were not committed)
+    and date."""
+    together = f"{environment['processes']} processes, " if environment.get("processes", 1) > 1 else ""
+    torch, commit = environment["libraries"]["torch"], environment["commit"] or "no commit"
     return (
-        f"{environment['device']}, {environment['threads']} CPU threads, torch {environment['libraries']['torch']}, "
-        f"segbench {environment['segbench']} ({environment['commit'] or 'no commit'}), {environment['date'][:10]}"
+        f"{environment['device']}, {environment['threads']} CPU threads, {together}torch {torch}, "
+        f"segbench {environment['segbench']} ({commit}), {environment['date'][:10]}"
     )

@@ -214,11 +214,12 @@ def score_columns(data: pd.DataFrame) -> dict[str, str]:
 
 
 def at(checkpoint: str, group: pd.DataFrame) -> str:
-    """Which checkpoint a row scores; of the best, at which iterations it was found."""
-    if checkpoint != "best":
+    """Which checkpoint a row scores; of the best, and of the last where trainings stop by themselves, of which
+    iterations it is."""
+    if checkpoint not in ("best", "last"):
         return checkpoint
     found = sorted({int(i) for i in group["iteration"].dropna()})
-    return f"best ({', '.join(map(str, found))})" if found else "best"
+    return f"{checkpoint} ({', '.join(map(str, found))})" if found else checkpoint
 
 
 def spread(values: pd.Series, digits: int) -> str:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from segbench.metrics.boundary import Rule, VoidPolicy, tolerance_squared
 from segbench.spec import Spec, one_or_more
 
-EVALUATE_VERSION = 3
+EVALUATE_VERSION = 4
 """Part of every evaluation's key: raised when a change changes what is counted."""
 
 TOLERANCE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|px)")

@@ -60,6 +60,13 @@ class Work:
             mark.write_text("segbench keeps checkpoints and counts here; `segbench clean` frees it\n")
         return place
 
+    def begin(self, stage: str, key: str) -> Path:
+        """The stage's folder, not whole any more: what is in it is about to be made anew."""
+        place = self.folder(stage, key)
+        (place / MARK).unlink(missing_ok=True)
+        sync(place)
+        return place
+
     def finish(self, stage: str, key: str, facts: Mapping[str, Any]) -> None:
         """Declare a stage whole; `facts` are what its record will say of it. Its files reach the disk before."""
         sync_below(self.place(stage, key))

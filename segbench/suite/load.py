@@ -77,6 +77,9 @@ def load(path: Path, sets: Sequence[str] = (), allow_code: bool = False) -> tupl
         where, value = parse_set(text)
         put(values, where, value, text)
         overridden[where] = text
+    for own, other in (("epochs", "iterations"), ("iterations", "epochs")):  # either of them replaces the other
+        if ("recipe", own) in overridden and ("recipe", other) not in overridden:
+            values["recipe"].pop(other, None)
     source = Source(path, lines, overridden)
     try:
         suite = Suite.model_validate(values)

@@ -210,7 +210,9 @@ def resolve_keys(
     for the profile, the device, its threads and the library versions."""
     model, weights = [*MODELS.identity(run.model, run.options), run.classes, given.code], given.weights
     score = run.score.model_dump(exclude={"at"}) if run.score else None
-    recipe = run.recipe.model_dump() if run.recipe else None
+    # Epochs have become iterations, where the images could be counted.
+    known = {"epochs"} if run.recipe and run.recipe.iterations else None
+    recipe = run.recipe.model_dump(exclude=known) if run.recipe else None
     profile = run.profile.measured() if run.profile else None
     seen = data.get("train"), data.get("val") if run.recipe and run.recipe.validate_every else None
     train = digest([TRAIN_VERSION, model, recipe, run.seed, weights, *seen]) if recipe else None

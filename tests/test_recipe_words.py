@@ -37,8 +37,8 @@ def test_defaults_and_records_that_knew_less_read_alike() -> None:
         ),
         ({"schedule": {"name": "fixed", "warmup": 2}}, "decay 0.0005, warm-up of 2 iterations, batch"),
         ({"accumulate": 2}, "2 passes of batch 4, 12 iterations"),
-        ({"patience": 8}, "at most 12 iterations, stopped when the score had not risen for 8, natural"),
-        ({"last_batch": "drop"}, "short last batches: drop"),
+        ({"patience": 8}, "at most 12 iterations, or until the score has not risen for 8 iterations, natural"),
+        ({"last_batch": "drop"}, "short last batches dropped"),
         (
             {"augment": {"flip": 0.5, "scale": [0.5, 2], "crop": "8x9"}},
             "augmented by flip 0.5, scale [0.5, 2.0], crop 8x9",

@@ -51,8 +51,8 @@ def batch_words(recipe: Mapping[str, Any]) -> str:
 def length_words(recipe: Mapping[str, Any]) -> str:
     asked = f" ({recipe['epochs']} epochs)" if recipe.get("epochs") else ""
     patience = recipe.get("patience")
-    at_most = f", stopped when the score had not risen for {patience}" if patience else ""
-    return f"{'at most ' if patience else ''}{recipe['iterations']} iterations{asked}{at_most}"
+    until = f", or until the score has not risen for {patience} iterations" if patience else ""
+    return f"{'at most ' if patience else ''}{recipe['iterations']} iterations{asked}{until}"
 
 
 def augment_words(augment: Mapping[str, Any] | None) -> str:
@@ -67,7 +67,7 @@ def when(value: Any, words: str) -> Callable[[Any], str]:
 
 
 OTHERS: dict[str, Callable[[Any], str]] = {
-    "last_batch": lambda found: f"short last batches: {found}" if found not in (None, "wrap") else "",
+    "last_batch": lambda found: {"keep": "short last batches kept", "drop": "short last batches dropped"}.get(found, ""),
     "loss_normaliser": lambda found: LOSSES.get(found or "", ""),
     "augment": augment_words,
     "multipliers": when("none", "one rate and decay for all weights"),

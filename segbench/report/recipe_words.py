@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LAST_BATCHES = {"keep": "short last batches kept", "drop": "short last batches dropped"}
 LOSSES = {"weights": "loss over the sum of weights", "none": "loss summed over the batch"}
 
 
@@ -67,7 +68,7 @@ def when(value: Any, words: str) -> Callable[[Any], str]:
 
 
 OTHERS: dict[str, Callable[[Any], str]] = {
-    "last_batch": lambda found: {"keep": "short last batches kept", "drop": "short last batches dropped"}.get(found, ""),
+    "last_batch": lambda found: LAST_BATCHES.get(found or "", ""),
     "loss_normaliser": lambda found: LOSSES.get(found or "", ""),
     "augment": augment_words,
     "multipliers": when("none", "one rate and decay for all weights"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -40,6 +41,12 @@ class Counted(Synthetic):
         self.asked.append(index)
         pixels = np.random.RandomState(index).randint(0, 256, (*SIZE, 4), np.uint8)
         return Sample(self.names[index], pixels[..., :3], pixels[..., 3])
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frames of other tests hold memory."""
+    monkeypatch.setattr(batches, "KEEPING", WeakSet())
 
 
 @pytest.fixture(params=[True, False], ids=["kept", "decoded anew"])
@@ -153,6 +160,17 @@ def test_a_split_of_half_the_memory_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     for available, fits in ((6 * SIZE_BYTES, True), (6 * SIZE_BYTES - 1, False)):
         monkeypatch.setattr(batches, "available_bytes", lambda found=available: found)
         assert Frames(Counted()).fits is fits
+
+
+def test_memory_that_a_split_will_still_fill_is_not_given_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (Frames(Counted()) for _ in range(3))
+    monkeypatch.setattr(batches, "available_bytes", lambda: 3 * first.size_bytes)
+    assert first.fits and second.fits, "half of three, then half of two"
+    assert not third.fits, "half of one"
+    # What has been filled is missing from the memory that is available, and is not taken off twice.
+    first.batch(range(len(first)))
+    assert batches.promised() == second.size_bytes
+    assert Frames(Counted()).fits
 
 
 def test_batches_are_the_datasets_frames_in_the_order_asked_for(kept: bool) -> None:

@@ -10,6 +10,7 @@ Files are decoded by threads, which Pillow lets run side by side; so all of them
 nothing is copied between processes. Torch enters the data here and nowhere before.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,7 @@ KEEPING: "WeakSet[Frames]" = WeakSet()
 
 def promised() -> int:
     """Bytes that kept splits will still take: memory counts as free until a frame is written to it."""
-    return sum(frames.size_bytes * frames._decoded.count(False) // len(frames) for frames in list(KEEPING))
+    return sum(4 * math.prod(frames.dataset.size) * frames._decoded.count(False) for frames in list(KEEPING))
 
 
 class Batch(NamedTuple):

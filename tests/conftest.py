@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 REPOSITORY = Path(__file__).parent.parent
 SUITES = sorted((REPOSITORY / "suites").glob("*.yaml"))
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The command line in this process; its exit code."""
+    from segbench.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["segbench", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 @pytest.fixture(scope="session")

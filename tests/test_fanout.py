@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, called
 
-from segbench.cli import main
 from segbench.errors import SettingError
 from segbench.fanout import Failure, Stage, check_machine, library, most_beside, needed, on_ray, undone
 from segbench.pipeline import Finished, execute, reason
@@ -178,12 +177,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def segbench(monkeypatch: pytest.MonkeyPatch) -> Command:
     def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["segbench", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return called(monkeypatch, *arguments)
 
     return command
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import called
 from PIL import Image
 
-from segbench.cli import main
 from segbench.engine.train import Step
 from segbench.errors import ModelError
 from segbench.metrics import confusion as region
@@ -57,12 +56,7 @@ def segbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path / "here")
 
     def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["segbench", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return called(monkeypatch, *arguments)
 
     return command
 

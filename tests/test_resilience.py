@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, called
 from PIL import Image
 
-from segbench.cli import main
 from segbench.engine import checkpoint, train
 from segbench.engine.checkpoint import NEWEST, PREVIOUS
 from segbench.engine.train import Step
@@ -89,13 +88,8 @@ def segbench(suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Comman
     """`segbench run` in this process; the exit code."""
 
     def command(*arguments: object) -> int:
-        given = ["segbench", "run", suite, "--results", here / "results", "--work", here / "work", *arguments]
-        monkeypatch.setattr(sys, "argv", [*map(str, given)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        folders = ["--results", here / "results", "--work", here / "work"]
+        return called(monkeypatch, "run", suite, *folders, *arguments)
 
     return command
 

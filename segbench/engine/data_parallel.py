@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segbench.data.batches import Batch
 from segbench.engine.distributed import launched, processes, summed
-from segbench.engine.loss import divisor, loss_sum
+from segbench.engine.loss import divided, divisor, loss_sum
 from segbench.engine.recipe import LossNormaliser, Recipe
 from segbench.errors import SettingError
 
@@ -64,10 +64,7 @@ def batch_loss(
     The mean over the processes is the loss of the whole batch."""
     own = loss_sum(logits, labels, void, class_weights) * processes()
     by = divisor(labels, void, class_weights, normaliser)
-    if by is None:
-        return own
-    together = summed(by)
-    return own / together.masked_fill(together == 0, 1)
+    return divided(own, None if by is None else summed(by))
 
 
 def nothing_to_learn(batch: Batch, void: int) -> Batch:

@@ -31,9 +31,7 @@ def segmentation_loss(
     is taught it, yet it has its share of the softmax (the released network for SUN RGB-D has 38 outputs).
     A batch without a valid pixel, or whose weights are all 0, has loss 0.
     """
-    total = loss_sum(logits, labels, void, class_weights)
-    by = divisor(labels, void, class_weights, normaliser)
-    return total if by is None else total / by.masked_fill(by == 0, 1)
+    return divided(loss_sum(logits, labels, void, class_weights), divisor(labels, void, class_weights, normaliser))
 
 
 def loss_sum(
@@ -48,6 +46,11 @@ def loss_sum(
     taught = None if class_weights is None else F.pad(class_weights, (0, channels - void))  # void weighs nothing
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(exact, labels.long(), taught, ignore_index=void, reduction="none").sum()
+
+
+def divided(total: Float[Tensor, ""], by: Shaped[Tensor, ""] | None) -> Float[Tensor, ""]:
+    """The sum over its divisor; the sum itself where there is none, or where it is 0."""
+    return total if by is None else total / by.masked_fill(by == 0, 1)
 
 
 def divisor(

@@ -1,6 +1,6 @@
 """Seconds an image of the dense CRF: pydensecrf in a plain loop, against `refine_all` in one and in two processes.
 
-    python benchmarks/dense_crf.py [--out benchmarks/dense_crf.md]
+    python -m benchmarks.dense_crf [--out benchmarks/dense_crf.md]
 
 Images are 360x480 scenes of the synthetic set; logits lean to the truth, coarsely and with noise. The time depends on
 the image: the more colours, the more cells the lattice has. Ways take turns, so that other work on the machine weighs
@@ -22,6 +22,7 @@ import numpy as np
 from pydensecrf.densecrf import NORMALIZE_AFTER, DenseCRF2D
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.machine import processor
 from segbench.data.synthetic import Synthetic
 from segbench.engine.dense_crf import DenseCrf, refine_all
 
@@ -88,12 +89,6 @@ def measured() -> dict[tuple[str, int], float]:
     return best
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="a Markdown file; the terminal otherwise")
@@ -107,7 +102,7 @@ def main() -> None:
             "scenes, the start of the processes included.",
             f"Load of the machine while this ran, other work included: {os.getloadavg()[2]:.1f} (an idle one: 1 to 2).",
             f"{processor()}, {os.cpu_count()} processors, one thread a process, Python {platform.python_version()}, "
-            f"pydensecrf2 {version('pydensecrf2')}, {date.today()}. Made by `python benchmarks/dense_crf.py`.",
+            f"pydensecrf2 {version('pydensecrf2')}, {date.today()}. Made by `python -m benchmarks.dense_crf`.",
             "",
             "| | 11 classes | 37 classes |",
             "|---|---|---|",

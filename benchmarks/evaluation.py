@@ -1,6 +1,6 @@
 """What evaluating costs beside predicting, and the counters on tensors against those of the host.
 
-    python benchmarks/evaluation.py [--out benchmarks/evaluation.md] [--images 8] [--rounds 3]
+    python -m benchmarks.evaluation [--out benchmarks/evaluation.md] [--images 8] [--rounds 3]
 
 Networks are untrained; so that maps look like a trained one's (a one-to-one matching takes longest on noise), their
 logits are replaced by blurred truth under noise of 8 pixels' grain. Frames are synthetic scenes of 360x480. All ways
@@ -23,6 +23,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from benchmarks.machine import described
 from segbench.data.batches import Frames
 from segbench.data.synthetic import Synthetic
 from segbench.engine.counting import count_all
@@ -111,18 +112,6 @@ def ms_an_image(ways: Ways, images: int, rounds: int, where: torch.device) -> di
     return {name: 1e3 * median(found[1:]) / images for name, found in seconds.items()}
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
-def described(where: torch.device) -> str:
-    if where.type == "cuda":
-        return f"{torch.cuda.get_device_name(where)} ({processor()})"
-    return f"{processor()}, {torch.get_num_threads()} threads; no GPU was measured"
-
-
 def network_table(name: str, found: dict[str, float]) -> list[str]:
     alone = found["predict"]
     rows = [f"| {way} | {ms:.1f} | {ms / alone:.3f} |" for way, ms in found.items()]
@@ -179,7 +168,7 @@ def main() -> None:
             f"Medians of {given.rounds} rounds, all ways in turns; load of the machine meanwhile, other work included: "
             f"{os.getloadavg()[1]:.1f}.",
             f"{described(where)}, Python {platform.python_version()}, torch {torch.__version__}, {date.today()}. "
-            "Made by `python benchmarks/evaluation.py`.",
+            "Made by `python -m benchmarks.evaluation`.",
             "",
             *tables,
             f"From logits to label maps: {label['largest']:.2f} ms an image; torch's argmax {label['argmax']:.2f} ms.",

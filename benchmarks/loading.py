@@ -1,6 +1,6 @@
 """What feeding a network costs: frames kept in memory and made ahead, against torch's DataLoader that decodes anew.
 
-    python benchmarks/loading.py [--data data] [--out benchmarks/loading.md] [--rounds 5] [--images 120]
+    python -m benchmarks.loading [--data data] [--out benchmarks/loading.md] [--rounds 5] [--images 120]
 
 Both give batches of 12 uint8 frames and labels of the real CamVid at 360x480, in one shuffled order, on the device.
 The DataLoader has two workers, kept between epochs, pinned memory on a GPU, and a dataset as torchvision's are
@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks.machine import described
 from segbench.data.batches import Frames
 from segbench.data.camvid import CamVid
 from segbench.data.prefetch import prefetched
@@ -134,18 +135,6 @@ def in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
     return {name: median(values[1:]) for name, values in found.items()}
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
-def described(where: torch.device) -> str:
-    if where.type == "cuda":
-        return f"{torch.cuda.get_device_name(where)} ({processor()}, {os.cpu_count()} processors)"
-    return f"{processor()}, {torch.get_num_threads()} threads; no GPU was measured"
-
-
 def rates(epochs: dict[str, Epoch], images: int, rounds: int, where: torch.device) -> Iterable[str]:
     measures = {name: (lambda epoch=epoch: seconds_alone(epoch, where)) for name, epoch in epochs.items()}
     found = {name: images / seconds for name, seconds in in_turn(measures, rounds).items()}
@@ -192,7 +181,7 @@ def main() -> None:
             f"Medians of {given.rounds} rounds, all ways in turns; load of the machine meanwhile, other work included: "
             f"{os.getloadavg()[1]:.1f}.",
             f"{described(where)}, Python {platform.python_version()}, torch {torch.__version__}, {date.today()}. "
-            "Made by `python benchmarks/loading.py`.",
+            "Made by `python -m benchmarks.loading`.",
             "",
             *tables,
             "",

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.machine import processor
 from segbench.data.batches import Batch, Frames
 from segbench.data.synthetic import Synthetic
 from segbench.engine.determinism import computing
@@ -171,12 +172,6 @@ def report(
         *sentences,
         "",
     ]
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return models[0] if models else platform.processor()
 
 
 if __name__ == "__main__":

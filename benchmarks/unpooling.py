@@ -12,17 +12,16 @@ during a step is measured as well.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import geometric_mean, median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.machine import processor
 from segbench.models.unpooling import pool_with_places, unpool
 
 MIB = 2**20
@@ -172,13 +171,6 @@ def row(stage: str, name: str, found: dict[str, dict[str, float]]) -> str:
 
 def mean_ratio(stages: list[dict[str, dict[str, float]]], name: str, key: str) -> float:
     return geometric_mean([stage[name][key] / stage[PEER][key] for stage in stages])
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def main() -> None:

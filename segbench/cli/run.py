@@ -2,12 +2,16 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segbench.cli.options import AllowCode, Data, Device, ResultsDir, WorkDir
 from segbench.errors import SettingError
+
+if TYPE_CHECKING:
+    from segbench.preparation import Prepared
+    from segbench.suite.plan import Run
 
 
 def run(
@@ -53,6 +57,23 @@ def run(
         print_plan(described, runs, results, work, data)
         return
 
+    prepared, complete = carried_out(described.name, runs, device, results, work, data, on)
+    if prepared is None:
+        return
+
+    from segbench.report import render, tables
+
+    folders = [results / described.name / keys.record for keys in prepared.keys]
+    render.show(tables.summary(tables.read(folders)))
+    if not complete:
+        raise typer.Exit(1)
+
+
+def carried_out(
+    suite: str, runs: "list[Run]", device: str, results: Path, work: Path, data: Path | None, on: str | None
+) -> "tuple[Prepared | None, bool]":
+    """Check and execute the runs; what was prepared, and whether every run has a record that is done. Nothing at a
+    process that torchrun started beside the first."""
     from rich.console import Console
 
     from segbench.cli.progress import follow, help_first
@@ -75,20 +96,13 @@ def run(
     with started(target):
         if not is_first():
             help_first(target, *places)
-            return
+            return None, False
         with Console(stderr=True).status("checking every image, setting and model ..."):
             prepared = prepare(runs, target, data)
         with (
             hold(work, "--work"),
-            hold(results / described.name, "--results"),
+            hold(results / suite, "--results"),
             leading(prepared),
             on_ray(prepared, *places) if on else nullcontext(LOCAL) as stages,
         ):
-            complete = follow(prepared, *places, stages)
-
-    from segbench.report import render, tables
-
-    folders = [results / described.name / keys.record for keys in prepared.keys]
-    render.show(tables.summary(tables.read(folders)))
-    if not complete:
-        raise typer.Exit(1)
+            return prepared, follow(prepared, *places, stages)
